@@ -1,0 +1,47 @@
+# One verb per line of work; every verb sets up what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+MEMBERS := $(wildcard packages/*) $(wildcard services/*)
+
+.PHONY: setup demo up test lint types fmt clean lock docs
+setup: $(STAMP)
+
+$(STAMP): requirements.lock $(MEMBERS:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.x"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)
+	@touch $@
+
+demo: setup
+	$(BIN)/autopoiesis demo $(ARGS)
+
+up: setup
+	$(BIN)/autopoiesis up $(ARGS)
+
+test: setup
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/mypy packages services tests
+
+fmt: setup
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/python -m autopoiesis.contracts.docs --write
+
+lock: setup
+	$(BIN)/pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Messages and subjects every Autopoiesis service speaks."""

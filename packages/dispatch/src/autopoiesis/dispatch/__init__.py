@@ -1,0 +1,1 @@
+"""The router's deciding core, without I/O."""

@@ -1,0 +1,1 @@
+"""The policy API, its language, the shipped policies and the jail they are judged in."""

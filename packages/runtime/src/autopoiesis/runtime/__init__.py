@@ -1,0 +1,1 @@
+"""Bus, telemetry, settings and lifecycle shared by the services."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: policies, snapshots, evaluations, activations, outbox."""

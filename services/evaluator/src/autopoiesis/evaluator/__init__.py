@@ -1,0 +1,1 @@
+"""Proves candidates in shadow and promotes what is proven."""

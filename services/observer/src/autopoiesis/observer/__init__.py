@@ -1,0 +1,1 @@
+"""Turns telemetry into windows, drift signals and immutable snapshots."""

@@ -1,0 +1,1 @@
+"""OpenAI-compatible HTTP front door that dispatches every request by the active policy."""

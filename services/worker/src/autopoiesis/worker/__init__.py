@@ -1,0 +1,1 @@
+"""Runs engines (vLLM, attached servers, simulated) and serves them over NATS."""
