@@ -1,0 +1,110 @@
+"""What replicas and nodes say of themselves, and what the planner wants of them."""
+
+from typing import Literal
+
+import msgspec
+
+ReplicaState = Literal["loading", "ready", "draining", "stopped", "failed"]
+Role = Literal["mixed", "prefill", "decode"]
+
+
+class StepModel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Affine model of one engine step, in seconds, that the router's predictors use.
+
+    step = base_s + prefill_token_s * prefill tokens + kv_token_s * KV tokens read + sequence_s * decoding sequences
+    """
+
+    base_s: float
+    prefill_token_s: float
+    kv_token_s: float
+    sequence_s: float
+    chunk_tokens: int
+    """Token budget of one step (max_num_batched_tokens)."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one replica, published every 250 ms on `fleet.heartbeat.<node>.<replica>`."""
+
+    node: str
+    replica: str
+    incarnation: str
+    """Changes when the replica restarts; what a router knew of the last one is void."""
+    beat: int
+    """Rises by one with each heartbeat of this incarnation."""
+    state: ReplicaState
+    model: str
+    gpu: str
+    tp: int = 1
+    role: Role = "mixed"
+    zone: str = ""
+    preemptible: bool = False
+    notice_s: float | None = None
+    """Seconds until an announced loss, none if none is announced."""
+    price: float = 0.0
+    """Money per hour of the whole replica."""
+    uptime_s: float = 0.0
+    progress: float = 1.0
+    """Share of loading that is done, 0 to 1."""
+    running: int = 0
+    waiting: int = 0
+    queued_prefill_tokens: int = 0
+    kv_used_tokens: int = 0
+    kv_capacity_tokens: int = 0
+    max_running: int = 0
+    step_time_s: float = 0.0
+    """Mean of recent engine steps."""
+    step_model: StepModel | None = None
+    adapters: tuple[str, ...] = ()
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache since start."""
+    prefix_hits: int = 0
+    """Prompt tokens found there."""
+    received: dict[str, int] = {}
+    """Per router: the highest `Generate.nth` received, so that the router knows which sends these figures include."""
+    lease_epoch: int = 0
+    """Of the desired state this node has reconciled to."""
+
+
+class NodeInventory(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine has, published on `fleet.node.<node>` at start and every ten seconds."""
+
+    node: str
+    zone: str = ""
+    gpus: dict[str, int] = {}
+    """GPU type to count."""
+    memory_bytes: dict[str, int] = {}
+    """GPU type to memory of one GPU."""
+    measured_flops: dict[str, float] = {}
+    """GPU type to achieved dense bf16 FLOP/s of one GPU, where probed."""
+    measured_bandwidth: dict[str, float] = {}
+    """GPU type to achieved memory bytes/s of one GPU, where probed."""
+
+
+class DesiredReplica(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    replica: str
+    model: str
+    gpu: str
+    tp: int = 1
+    role: Role = "mixed"
+    max_running: int = 0
+    """Batch limit, 0 for the engine's default."""
+
+
+class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that should run on one node. A worker refuses a lease epoch older than one it has seen."""
+
+    node: str
+    lease_epoch: int
+    revision: int
+    replicas: tuple[DesiredReplica, ...]
+
+
+class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
+    scope: str
+    epoch: int
+    """Of the plan policy that asked for it."""
+    lease_epoch: int
+    revision: int
+    at_unix_s: float
+    cause: str
+    replicas: tuple[DesiredReplica, ...]

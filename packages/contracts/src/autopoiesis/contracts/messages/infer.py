@@ -1,0 +1,89 @@
+"""Router to worker and back: one request, its chunks, and how it ended."""
+
+from typing import Literal
+
+import msgspec
+
+Endpoint = Literal["chat", "completions"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+FailureCode = Literal[
+    "invalid_request",  # the engine refused the request; `param` names the field
+    "unavailable",  # no engine to run it: replica gone, draining, not loaded
+    "overloaded",  # the engine's own queue is full
+    "deadline",  # the deadline passed
+    "cancelled",  # the client left
+    "internal",  # the engine failed
+]
+
+
+class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Run one request. Sent to `infer.<replica>` with the router's inbox as reply subject."""
+
+    request_id: str
+    router: str
+    nth: int
+    """How many requests this router has sent to this replica, this one included: heartbeats acknowledge it."""
+    model: str
+    endpoint: Endpoint
+    body: msgspec.Raw
+    """The client's JSON body, untouched."""
+    stream: bool
+    prompt_tokens: int
+    """The router's estimate."""
+    max_tokens: int
+    priority: int = 0
+    """Lower goes first in the engine's own queue."""
+    deadline_s: float | None = None
+    """Seconds from now until the answer is worthless, or none."""
+    block_hashes: tuple[int, ...] = ()
+    """Rolling hashes of the prompt's blocks, keyed per installation."""
+    resume_token_ids: tuple[int, ...] = ()
+    """Tokens that the client already has, when another replica failed mid-stream."""
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Stop generating. Sent to `infer.<replica>.cancel`."""
+
+    request_id: str
+    reason: FailureCode = "cancelled"
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="chunk"):
+    """Tokens of one stream since the last chunk; `seq` rises by one from 0, the typed last message included."""
+
+    seq: int
+    text: str = ""
+    tokens: int = 0
+    token_ids: tuple[int, ...] = ()
+    index: int = 0
+    """Choice index."""
+    delta: msgspec.Raw | None = None
+    """OpenAI delta object, where text alone does not say it (tools, log-probabilities)."""
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finished"):
+    """The last message of a request that ended well. Without streaming, the only one: `text` is then the whole answer."""
+
+    seq: int
+    finish_reason: FinishReason
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    text: str = ""
+    first_token_s: float = 0.0
+    """Seconds from receipt at the worker to the first token."""
+    body: msgspec.Raw | None = None
+    """The engine's own complete answer, for engines that speak OpenAI."""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="failed"):
+    """The last message of a request that did not end well."""
+
+    seq: int
+    code: FailureCode
+    message: str
+    param: str | None = None
+    output_tokens: int = 0
+
+
+Reply = Chunk | Finished | Failed
