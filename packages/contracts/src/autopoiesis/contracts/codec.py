@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+
 class ContractError(ValueError):
     """A payload that is not the message its subject promises."""
 

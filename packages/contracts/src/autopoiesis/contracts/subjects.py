@@ -65,7 +65,9 @@ class Subject(Generic[M]):
         """The concrete subject; every token of the pattern must be given and be one NATS token (see `slug`)."""
         wanted = self.tokens
         if set(tokens) != set(wanted):
-            raise ValueError(f"{self.pattern} needs {', '.join(wanted) or 'no tokens'}; got {', '.join(tokens) or 'none'}")
+            raise ValueError(
+                f"{self.pattern} needs {', '.join(wanted) or 'no tokens'}; got {', '.join(tokens) or 'none'}"
+            )
         for name, value in tokens.items():
             if not _TOKEN.fullmatch(value):
                 raise ValueError(f"{name}={value!r} cannot be a subject token; use slug({value!r})")
@@ -95,10 +97,20 @@ PLANS = Stream("plans", "limits", max_age_s=90 * DAY, max_bytes=64 * MIB)
 STREAMS: Final = (TELEMETRY, STEPS, TRACES, PROPOSALS, POLICY_EVENTS, ACTIVATIONS, DESIRED, PLANS)
 
 GENERATE: Subject[infer.Generate] = Subject(
-    "infer.{replica}", infer.Generate, "core", "router", ("worker",), "run one request; answers go to the reply inbox"
+    "infer.{replica}",
+    infer.Generate,
+    "core",
+    "router",
+    ("worker",),
+    "run one request; answers go to the reply inbox",
 )
 CANCEL: Subject[infer.Cancel] = Subject(
-    "infer.{replica}.cancel", infer.Cancel, "core", "router", ("worker",), "the client left or the deadline passed"
+    "infer.{replica}.cancel",
+    infer.Cancel,
+    "core",
+    "router",
+    ("worker",),
+    "the client left or the deadline passed",
 )
 HEARTBEAT: Subject[fleet.Heartbeat] = Subject(
     "fleet.heartbeat.{node}.{replica}",
@@ -112,10 +124,22 @@ NODE: Subject[fleet.NodeInventory] = Subject(
     "fleet.node.{node}", fleet.NodeInventory, "core", "worker", ("planner", "observer"), "what a machine has"
 )
 DESIRED_STATE: Subject[fleet.DesiredState] = Subject(
-    "fleet.desired.{node}", fleet.DesiredState, "last", "planner", ("worker",), "all that should run on a node", DESIRED
+    "fleet.desired.{node}",
+    fleet.DesiredState,
+    "last",
+    "planner",
+    ("worker",),
+    "all that should run on a node",
+    DESIRED,
 )
 PLAN_CHANGED: Subject[fleet.PlanChanged] = Subject(
-    "plan.changed.{scope}", fleet.PlanChanged, "stream", "planner", ("observer",), "what changed and why", PLANS
+    "plan.changed.{scope}",
+    fleet.PlanChanged,
+    "stream",
+    "planner",
+    ("observer",),
+    "what changed and why",
+    PLANS,
 )
 REQUEST_TELEMETRY: Subject[telemetry.RequestBatch] = Subject(
     "telemetry.request.{router}",
@@ -127,7 +151,13 @@ REQUEST_TELEMETRY: Subject[telemetry.RequestBatch] = Subject(
     TELEMETRY,
 )
 STEP_TELEMETRY: Subject[telemetry.StepBatch] = Subject(
-    "telemetry.step.{replica}", telemetry.StepBatch, "stream", "worker", ("observer",), "sampled engine steps", STEPS
+    "telemetry.step.{replica}",
+    telemetry.StepBatch,
+    "stream",
+    "worker",
+    ("observer",),
+    "sampled engine steps",
+    STEPS,
 )
 SNAPSHOT: Subject[trace.SnapshotReady] = Subject(
     "trace.snapshot.{scope}",

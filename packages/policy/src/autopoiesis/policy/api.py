@@ -49,7 +49,15 @@ def _unseeded() -> float:
 class Workflow:
     """What is known of the agentic workflow a request belongs to."""
 
-    __slots__ = ("age", "attained", "calls_done", "calls_open", "horizon", "projected_ratio", "remaining_path")
+    __slots__ = (
+        "age",
+        "attained",
+        "calls_done",
+        "calls_open",
+        "horizon",
+        "projected_ratio",
+        "remaining_path",
+    )
 
     def __init__(self) -> None:
         self.age = 0.0  # s since the workflow's first call arrived
@@ -153,9 +161,15 @@ class Replica:
         self.preemptible = False  # may be taken away (spot)
         self.notice = math.inf  # s until an announced loss, inf if none is announced
         self.uptime = 0.0  # s since it became ready
-        self.running = 0  # sequences in the engine's batch: heartbeat, corrected by what this router sent since
-        self.waiting = 0  # sequences queued in the engine: heartbeat, corrected by what this router sent since
-        self.queued_prefill_tokens = 0  # prompt tokens not yet prefilled, running ones included, corrected as above
+        self.running = (
+            0  # sequences in the engine's batch: heartbeat, corrected by what this router sent since
+        )
+        self.waiting = (
+            0  # sequences queued in the engine: heartbeat, corrected by what this router sent since
+        )
+        self.queued_prefill_tokens = (
+            0  # prompt tokens not yet prefilled, running ones included, corrected as above
+        )
         self.kv_used_tokens = 0  # tokens held in the KV cache, corrected as above
         self.kv_capacity_tokens = 0  # tokens that fit in the KV cache
         self.max_running = 0  # the engine's batch limit (max_num_seqs)
@@ -168,7 +182,9 @@ class Replica:
         self.stats_age = 0.0  # s since the last heartbeat
         self.fault_rate = 0.0  # share of recent requests that failed there, halved every 60 s
         self.price = 0.0  # money per hour of the whole replica
-        self.transfer_time = 0.0  # decode replicas: s to move this request's KV from the chosen prefill replica
+        self.transfer_time = (
+            0.0  # decode replicas: s to move this request's KV from the chosen prefill replica
+        )
 
 
 class DispatchContext:
