@@ -85,9 +85,11 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """An activation arrived; older epochs than the one in force are ignored."""
+    """An activation arrived; epochs at or below the one in force are ignored."""
 
     activation: Activation
+    force: bool = False
+    """Applied whatever its epoch: an operator pinned a policy on this router, or removed the pin."""
 
 
 @dataclass(frozen=True, slots=True)
