@@ -1,0 +1,99 @@
+"""What goes into a simulated engine and what comes out: shared by the fast replica and the stepping oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+RequestId = int | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Limits of one engine, named as vLLM names them where it has a name."""
+
+    kv_capacity_tokens: int
+    max_batched_tokens: int = 2048
+    """Tokens of one step (`max_num_batched_tokens`), shared by prompt chunks and decoding sequences."""
+    max_running: int = 256
+    """Sequences in the batch (`max_num_seqs`)."""
+    block_tokens: int = 16
+    """KV page."""
+    prefix_block_tokens: int = 0
+    """Tokens behind each of a job's block hashes, a multiple of `block_tokens`; 0 turns the prefix cache off."""
+    reserve_full_prompt: bool = True
+    """Admit only when the whole prompt would fit, not just its first chunk (`scheduler_reserve_full_isl`)."""
+
+    def __post_init__(self) -> None:
+        if min(self.block_tokens, self.max_running) < 1:
+            raise ValueError("block_tokens and max_running must be at least 1")
+        if self.max_batched_tokens < self.max_running:
+            raise ValueError(
+                f"max_batched_tokens = {self.max_batched_tokens} is below max_running = {self.max_running}"
+            )
+        if self.kv_capacity_tokens < self.block_tokens:
+            raise ValueError(
+                f"kv_capacity_tokens = {self.kv_capacity_tokens}: not even one block of {self.block_tokens}"
+            )
+        if self.prefix_block_tokens < 0 or self.prefix_block_tokens % self.block_tokens:
+            raise ValueError(
+                f"prefix_block_tokens = {self.prefix_block_tokens}: must be a multiple of block_tokens = {self.block_tokens}"
+            )
+
+    @property
+    def kv_blocks(self) -> int:
+        return self.kv_capacity_tokens // self.block_tokens
+
+
+@dataclass(slots=True)
+class Job:
+    """One request for an engine. `output_tokens` is what it will generate: no scheduler decision reads it."""
+
+    id: RequestId
+    prompt_tokens: int
+    output_tokens: int
+    priority: int = 0
+    """Lower goes first; equal ones in order of submission."""
+    block_hashes: tuple[int, ...] = ()
+    """Chained hashes of the leading blocks of the prompt; may go on into the output, for later turns to hit."""
+
+
+class Emission(NamedTuple):
+    """`tokens` more tokens of request `id` came out at `time` (s)."""
+
+    id: RequestId
+    time: float
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStats:
+    """What an engine would report at one moment. `queued_prefill_tokens` counts prompt tokens not computed yet."""
+
+    running: int
+    waiting: int
+    queued_prefill_tokens: int
+    kv_used_tokens: int
+    kv_capacity_tokens: int
+    step_time: float
+    prefix_queries: int
+    prefix_hits: int
+    preemptions: int
+
+
+class TooLongError(ValueError):
+    """The request could never finish on this engine: prompt and output exceed its whole KV cache."""
+
+
+def check(job: Job, config: EngineConfig) -> None:
+    """Raises `ValueError` for impossible lengths, `TooLongError` for a job that does not fit in an empty engine."""
+    if job.prompt_tokens < 1 or job.output_tokens < 1:
+        raise ValueError(
+            f"job {job.id}: prompt {job.prompt_tokens} and output {job.output_tokens} tokens must be at least 1"
+        )
+    if job.prompt_tokens + job.output_tokens - 1 > config.kv_blocks * config.block_tokens:
+        raise TooLongError(
+            f"job {job.id}: {job.prompt_tokens} prompt and {job.output_tokens} output tokens exceed the KV cache of "
+            f"{config.kv_blocks * config.block_tokens} tokens"
+        )

@@ -1,0 +1,570 @@
+"""One engine as vLLM v1 runs it, without stepping token by token.
+
+Continuous batching; chunked prefill in a token budget shared with decodes; paged KV; preemption by recompute; priority, then
+first come; an optional prefix cache. While the batch stays the same, step j of a run takes `first + j * growth` seconds, so n
+steps end after `n * first + growth * n (n - 1) / 2`. A run ends where the batch may change: a sequence finishes, a chunk
+completes a prompt, KV runs out, a request that can be admitted arrives, or one is cancelled. `stepping.py` holds the oracle.
+
+Pure Python without NumPy: the worker process runs this model as its simulated engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from autopoiesis.simulator.engine import (
+    Emission,
+    EngineConfig,
+    Job,
+    ReplicaStats,
+    RequestId,
+    TooLongError,
+    check,
+)
+from autopoiesis.simulator.prefix import PrefixCache
+from autopoiesis.simulator.steptime import StepTime
+
+__all__ = ["Emission", "EngineConfig", "Job", "Replica", "ReplicaStats", "TooLongError"]
+
+GAP_BINS_PER_E: Final = 50
+"""Inter-token gaps are counted in logarithmic bins, this many per factor e (2 % wide)."""
+
+
+class _Sequence:
+    """A job in the engine.
+
+    While it decodes, its context is `base + steps`, and it emits its last token at the end of step `finish_step`.
+    """
+
+    __slots__ = (
+        "base",
+        "cancelled",
+        "computed",
+        "emitted",
+        "finish_step",
+        "held",
+        "job",
+        "order",
+        "queued",
+        "target",
+    )
+
+    def __init__(self, job: Job, order: int) -> None:
+        self.job = job
+        self.order = order
+        self.target = job.prompt_tokens
+        self.computed = 0
+        self.held = 0
+        self.emitted = 0
+        self.base = 0
+        self.finish_step = 0
+        self.queued = False
+        self.cancelled = False
+
+
+class Replica:
+    """A simulated engine. Times are seconds on the caller's clock and never fall.
+
+    With `stream` every `advance` reports the tokens made since the last one; without, a request has one emission for its first
+    token and one for the rest. `perturb` gives a factor on the step times of each run.
+    """
+
+    def __init__(
+        self,
+        step_time: StepTime,
+        config: EngineConfig,
+        *,
+        perturb: Callable[[], float] | None = None,
+        stream: bool = False,
+    ) -> None:
+        self.step_time = step_time
+        self.config = config
+        self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self.steps = 0
+        self.busy_s = 0.0
+        self.layer_tokens = 0
+        self.kv_tokens_read = 0
+        self.tokens_out = 0
+        self.gaps: dict[int, int] = {}
+        self._perturb = perturb
+        self._stream = stream
+        self._pages = config.block_tokens
+        self._blocks = config.kv_blocks
+        self._cache = (
+            PrefixCache(config.prefix_block_tokens // self._pages) if config.prefix_block_tokens else None
+        )
+        self._sequences: dict[RequestId, _Sequence] = {}
+        self._orders = 0
+        self._waiting: list[tuple[int, int, _Sequence]] = []
+        self._waiting_count = 0
+        self._waiting_tokens = 0
+        self._decoding: list[tuple[int, int, _Sequence]] = []
+        self._context = 0
+        self._residues = [0] * self._pages
+        self._whole_pages = 0
+        self._partial: _Sequence | None = None
+        self._chunks: list[tuple[_Sequence, int]] = []
+        self._cancelled: list[_Sequence] = []
+        self._out: list[Emission] = []
+        self._start = 0.0
+        self._run = 0
+        self._first = 0.0
+        self._growth = 0.0
+        self._end = math.inf
+        self._step_time = 0.0
+
+    # --- the caller's side ---
+
+    def submit(self, now: float, job: Job) -> None:
+        """Queue a job; it joins at the next step. Raises `ValueError` where it is impossible or its id is in use."""
+        check(job, self.config)
+        if job.id in self._sequences:
+            raise ValueError(f"job {job.id!r} is already here")
+        self._settle(now)
+        self._orders += 1
+        sequence = _Sequence(job, self._orders)
+        self._sequences[job.id] = sequence
+        self._enqueue(sequence)
+        if not self._run:
+            self._end = now
+        elif self._run > 1 and self._may_admit(sequence):
+            self._interrupt(now)
+
+    def cancel(self, now: float, job_id: RequestId) -> bool:
+        """Drop a job: no more tokens of it come out. False where it is not here (any more)."""
+        self._settle(now)
+        sequence = self._sequences.pop(job_id, None)
+        if sequence is None:
+            return False
+        sequence.cancelled = True
+        if sequence.queued:
+            self._waiting_count -= 1
+            self._waiting_tokens -= sequence.target
+            while self._waiting and self._waiting[0][2].cancelled:
+                heappop(self._waiting)
+        else:
+            self._cancelled.append(sequence)
+        if self._run > 1:
+            self._interrupt(now)
+        return True
+
+    def advance(self, to: float) -> list[Emission]:
+        """Run until `to`; what came out since the last call, in order of time."""
+        while self._end <= to:
+            self._boundary()
+        if self._stream and self._run:
+            self._stream_until(to)
+        out = self._out
+        if out:
+            self._out = []
+        return out
+
+    def next_event_time(self) -> float:
+        """When the batch may next change; nothing comes out before (but streamed tokens). Infinite when idle."""
+        return self._end
+
+    def stats(self, now: float) -> ReplicaStats:
+        """What the engine would report at `now`, which may lie anywhere before the next event."""
+        done = self._steps_before(now)
+        decoding = len(self._decoding)
+        queued = self._waiting_tokens
+        held = self._context + done * decoding
+        for sequence, chunk in self._chunks:
+            queued += sequence.target - sequence.computed - chunk * done
+            held += sequence.computed + chunk * done
+        if self._cache is not None:
+            held = min(held, self._blocks_in_use(done) * self._pages)
+        return ReplicaStats(
+            running=decoding + len(self._chunks),
+            waiting=self._waiting_count,
+            queued_prefill_tokens=queued,
+            kv_used_tokens=held,
+            kv_capacity_tokens=self._blocks * self._pages,
+            step_time=self._first + done * self._growth if self._run else self._step_time,
+            prefix_queries=self.prefix_queries,
+            prefix_hits=self.prefix_hits,
+            preemptions=self.preemptions,
+        )
+
+    def drop_all(self) -> list[RequestId]:
+        """The engine dies: forget every job and cached block; ids of the lost jobs in order of submission."""
+        lost = list(self._sequences)
+        self._sequences.clear()
+        self._waiting.clear()
+        self._waiting_count = self._waiting_tokens = 0
+        self._decoding.clear()
+        self._context = self._whole_pages = self._run = 0
+        self._residues = [0] * self._pages
+        self._partial = None
+        self._chunks = []
+        self._cancelled.clear()
+        self._end = math.inf
+        if self._cache is not None:
+            self._cache = PrefixCache(self._cache.unit)
+        return lost
+
+    # --- runs of steps ---
+
+    def _settle(self, now: float) -> None:
+        while self._end < now:
+            self._boundary()
+
+    def _may_admit(self, sequence: _Sequence) -> bool:
+        """A new job could join the next step: it is first, and neither the batch nor the token budget is used up."""
+        return (
+            not self._chunks
+            and self._waiting[0][2] is sequence
+            and len(self._decoding) < self.config.max_running
+        )
+
+    def _interrupt(self, now: float) -> None:
+        """Let the run end with the step that is in progress at `now`."""
+        steps = min(self._run, max(1, self._steps_before(now, up=True)))
+        self._run = steps
+        self._end = self._start + steps * self._first + self._growth * (steps * (steps - 1) // 2)
+
+    def _steps_before(self, now: float, *, up: bool = False) -> int:
+        """Steps of the run that are complete at `now`; with `up`, the one in progress too."""
+        elapsed = now - self._start
+        if not self._run or elapsed <= 0:
+            return 0
+        first, growth = self._first, self._growth
+        slope = first - 0.5 * growth
+        steps = int(2 * elapsed / (slope + math.sqrt(slope * slope + 2 * growth * elapsed)))
+        while steps > 0 and steps * first + growth * (steps * (steps - 1) // 2) > elapsed:
+            steps -= 1
+        while (steps + 1) * first + growth * ((steps + 1) * steps // 2) <= elapsed:
+            steps += 1
+        if up and steps * first + growth * (steps * (steps - 1) // 2) < elapsed:
+            steps += 1
+        return min(steps, self._run)
+
+    def _boundary(self) -> None:
+        if self._run:
+            self._complete()
+        self._begin(self._end)
+
+    def _complete(self) -> None:
+        run, now, decoding = self._run, self._end, len(self._decoding)
+        self._count_run(run, now - self._start, decoding)
+        if self._cache is not None:
+            self._cache.shrink(self._blocks - self._blocks_in_use(run))
+        self.steps += run
+        self._context += run * decoding
+        self._run = 0
+        chunks, self._chunks = self._chunks, []
+        for sequence, chunk in chunks:
+            sequence.computed += run * chunk
+            self._share(sequence, sequence.computed)
+        for sequence in self._cancelled:
+            self._remove(sequence)
+        self._cancelled.clear()
+        self._partial = None
+        for sequence, _ in chunks:
+            if sequence.cancelled:
+                continue
+            if sequence.computed < sequence.target:
+                self._partial = sequence
+            else:
+                self._prefilled(sequence, now)
+        steps, heap = self.steps, self._decoding
+        while heap and heap[0][0] == steps:
+            self._finish(heappop(heap)[2], now)
+
+    def _count_run(self, run: int, elapsed: float, decoding: int) -> None:
+        self.busy_s += elapsed
+        self._step_time = elapsed / run
+        tokens = run * decoding
+        for _, chunk in self._chunks:
+            self.layer_tokens += run * chunk
+        if tokens:
+            self.layer_tokens += tokens
+            self.kv_tokens_read += run * (self._context + decoding) + decoding * (run * (run - 1) // 2)
+            gap = int(GAP_BINS_PER_E * math.log(self._step_time))
+            self.gaps[gap] = self.gaps.get(gap, 0) + tokens
+
+    def _begin(self, now: float) -> None:
+        """Choose the next batch and how many steps it stays the same."""
+        decoding, budget = len(self._decoding), self.config.max_batched_tokens
+        partial = self._partial
+        used = self._pages_bound(partial)
+        preempted = False
+        if used > self._blocks or self._cache is not None:
+            preempted = self._make_room(now)
+            decoding, partial = len(self._decoding), self._partial
+            used = self._blocks_in_use(1, partial, self._chunk(partial))
+            if self._cache is not None:
+                self._cache.shrink(self._blocks - used)
+        chunk = self._chunk(partial)
+        budget -= decoding + chunk
+        chunks: list[tuple[_Sequence, int]] = []
+        if partial is not None:
+            chunks.append((partial, chunk))
+            self._share(partial, partial.computed + chunk)
+        if self._waiting and budget > 0 and not preempted:
+            self._admit(chunks, budget, used)
+        self._chunks = chunks
+        self._start = now
+        if decoding or chunks:
+            self._time_run(chunks, once=preempted)
+        else:
+            self._end = math.inf
+
+    def _chunk(self, partial: _Sequence | None) -> int:
+        if partial is None:
+            return 0
+        return min(partial.target - partial.computed, self.config.max_batched_tokens - len(self._decoding))
+
+    def _time_run(self, chunks: list[tuple[_Sequence, int]], *, once: bool) -> None:
+        model, decoding = self.step_time, len(self._decoding)
+        tokens = sampled = decoding
+        kv = self._context + decoding
+        first = kv * model.per_kv_token
+        growth = decoding * model.per_kv_token
+        run = self._decoding[0][0] - self.steps if decoding else 1 << 60
+        for sequence, chunk in chunks:
+            tokens += chunk
+            first += model.chunk_attention(chunk, sequence.computed)
+            left = sequence.target - sequence.computed
+            if left <= chunk:
+                sampled += 1
+                run = 1
+            elif chunk:
+                run = min(run, (left - 1) // chunk)
+                growth += chunk * model.per_prefix_token(chunk)
+                if self._cache is not None and self._meets_cached(sequence, chunk):
+                    run = 1
+        if once or len(chunks) > 1:
+            run = 1
+        if run > 1:
+            run = self._fitting(run, chunks)
+        first += model.fixed(tokens, sampled)
+        if self._perturb is not None:
+            factor = self._perturb()
+            first *= factor
+            growth *= factor
+        self._run = run
+        self._first = first
+        self._growth = growth
+        self._end = self._start + run * first + growth * (run * (run - 1) // 2)
+
+    # --- admission, preemption, ends ---
+
+    def _enqueue(self, sequence: _Sequence) -> None:
+        heappush(self._waiting, (sequence.job.priority, sequence.order, sequence))
+        sequence.queued = True
+        self._waiting_count += 1
+        self._waiting_tokens += sequence.target
+
+    def _admit(self, chunks: list[tuple[_Sequence, int]], budget: int, used: int) -> None:
+        """Take waiting jobs into this step while batch, budget and KV allow; the first that does not fit blocks the rest."""
+        waiting, pages = self._waiting, self._pages
+        room = self.config.max_running - len(self._decoding) - len(chunks)
+        exact = False
+        while waiting and budget > 0 and room > 0:
+            sequence = waiting[0][2]
+            if sequence.cancelled:
+                heappop(waiting)
+                continue
+            hits, idle = self._match(sequence)
+            cached = hits * self.config.prefix_block_tokens
+            chunk = min(sequence.target - cached, budget)
+            wanted = sequence.target if self.config.reserve_full_prompt else cached + chunk
+            need = (wanted - cached + pages - 1) // pages + idle
+            if used + need > self._blocks:
+                if not exact and self._cache is None:
+                    exact = True
+                    used = self._blocks_in_use(1) + sum(-(-(s.computed + c) // pages) for s, c in chunks)
+                    continue
+                break
+            heappop(waiting)
+            self._waiting_count -= 1
+            self._waiting_tokens -= sequence.target
+            self._start_prefill(sequence, hits, cached)
+            chunks.append((sequence, chunk))
+            budget -= chunk
+            room -= 1
+            used += (chunk + pages - 1) // pages
+            if self._cache is not None:
+                self._share(sequence, cached + chunk)
+                used = self._blocks_in_use(1) + sum(self._private_pages(s, c) for s, c in chunks)
+                self._cache.shrink(self._blocks - used)
+
+    def _match(self, sequence: _Sequence) -> tuple[int, int]:
+        if self._cache is None or not sequence.job.block_hashes:
+            return 0, 0
+        return self._cache.match(
+            sequence.job.block_hashes, (sequence.target - 1) // self.config.prefix_block_tokens
+        )
+
+    def _start_prefill(self, sequence: _Sequence, hits: int, cached: int) -> None:
+        sequence.queued = False
+        sequence.computed = cached
+        if self._cache is not None:
+            self.prefix_queries += sequence.target
+            self.prefix_hits += cached
+            for block in sequence.job.block_hashes[:hits]:
+                self._cache.hold(block)
+            sequence.held = hits
+
+    def _prefilled(self, sequence: _Sequence, now: float) -> None:
+        """The prompt (or, after preemption, all that was known) is computed: one token comes out."""
+        job = sequence.job
+        generated = sequence.target - job.prompt_tokens + 1
+        private = sequence.target - sequence.held * self.config.prefix_block_tokens
+        if generated == job.output_tokens:
+            self._free(sequence, -(-private // self._pages))
+            self._emit(sequence, job.output_tokens, now)
+            return
+        if not sequence.emitted:
+            self._emit(sequence, 1, now)
+        sequence.finish_step = self.steps + job.output_tokens - generated
+        sequence.base = private - self.steps
+        heappush(self._decoding, (sequence.finish_step, sequence.order, sequence))
+        self._context += sequence.target
+        self._residues[sequence.base % self._pages] += 1
+        self._whole_pages += sequence.base // self._pages
+
+    def _finish(self, sequence: _Sequence, now: float) -> None:
+        """Its last token comes out (already off the heap)."""
+        self._leave_batch(sequence)
+        context = sequence.job.prompt_tokens + sequence.job.output_tokens - 1
+        self._share(sequence, context)
+        private = context - sequence.held * self.config.prefix_block_tokens
+        self._free(sequence, -(-private // self._pages))
+        self._emit(sequence, sequence.job.output_tokens, now)
+
+    def _emit(self, sequence: _Sequence, produced: int, now: float) -> None:
+        job = sequence.job
+        finished = produced == job.output_tokens
+        self._out.append(Emission(job.id, now, produced - sequence.emitted, finished))
+        self.tokens_out += produced - sequence.emitted
+        sequence.emitted = produced
+        if finished:
+            del self._sequences[job.id]
+
+    def _leave_batch(self, sequence: _Sequence) -> None:
+        self._context -= sequence.base + sequence.held * self.config.prefix_block_tokens + self.steps
+        self._residues[sequence.base % self._pages] -= 1
+        self._whole_pages -= sequence.base // self._pages
+
+    def _remove(self, sequence: _Sequence) -> int:
+        """Take a running sequence out of the batch and free its KV; tokens it had produced."""
+        produced = sequence.target - sequence.job.prompt_tokens
+        private = sequence.computed - sequence.held * self.config.prefix_block_tokens
+        if sequence.finish_step:
+            self._decoding.remove((sequence.finish_step, sequence.order, sequence))
+            heapify(self._decoding)
+            self._leave_batch(sequence)
+            produced = sequence.job.output_tokens - (sequence.finish_step - self.steps)
+            private = sequence.base + self.steps
+        self._free(sequence, -(-private // self._pages))
+        sequence.finish_step = 0
+        return produced
+
+    def _free(self, sequence: _Sequence, private_pages: int) -> None:
+        if self._cache is not None:
+            self._cache.release(sequence.job.block_hashes[: sequence.held], private_pages)
+            sequence.held = 0
+
+    def _make_room(self, now: float) -> bool:
+        """Preempt, lowest priority and latest first, until the next step fits; whether any was."""
+        preempted = False
+        while True:
+            partial = self._partial
+            if self._blocks_in_use(1, partial, self._chunk(partial)) <= self._blocks:
+                return preempted
+            running = [entry[2] for entry in self._decoding]
+            if partial is not None:
+                running.append(partial)
+            victim = max(running, key=lambda s: (s.job.priority, s.order))
+            produced = self._remove(victim)
+            if victim is partial:
+                self._partial = None
+            if self._stream and produced > victim.emitted:
+                self._emit(victim, produced, now)
+            victim.target = victim.job.prompt_tokens + produced
+            victim.computed = 0
+            self._enqueue(victim)
+            self.preemptions += 1
+            preempted = True
+
+    # --- KV pages ---
+
+    def _pages_bound(self, partial: _Sequence | None) -> int:
+        """Upper bound of pages after the next step, without looking at each sequence (no prefix cache)."""
+        decoding = len(self._decoding)
+        used = (self._context + decoding) // self._pages + decoding
+        if partial is not None:
+            used += -(-(partial.computed + self._chunk(partial)) // self._pages)
+        return used
+
+    def _decode_pages(self, steps: int) -> int:
+        """Pages of the decoding sequences, shared ones apart, `steps` steps from now."""
+        whole, rest = divmod(self.steps + steps, self._pages)
+        residues = self._residues
+        used = self._whole_pages + len(self._decoding) * (whole + 1)
+        return used + sum(residues[self._pages - rest + 1 :]) if rest else used - residues[0]
+
+    def _private_pages(self, sequence: _Sequence, chunk: int) -> int:
+        tokens = sequence.computed + chunk - sequence.held * self.config.prefix_block_tokens
+        return -(-tokens // self._pages) if tokens > 0 else 0
+
+    def _blocks_in_use(self, steps: int, partial: _Sequence | None = None, chunk: int = 0) -> int:
+        """Pages held `steps` steps from now by the decoding, the current chunks, and `partial` after `chunk` more tokens."""
+        used = self._decode_pages(steps)
+        for sequence, size in self._chunks:
+            used += self._private_pages(sequence, size * steps)
+        if partial is not None:
+            used += self._private_pages(partial, chunk)
+        return used if self._cache is None else used + self._cache.held_blocks
+
+    def _fitting(self, run: int, chunks: list[tuple[_Sequence, int]]) -> int:
+        """The most steps, at most `run` and at least 1, whose KV fits."""
+        decoding = len(self._decoding)
+        bound = (self._context + run * decoding) // self._pages + decoding
+        for sequence, chunk in chunks:
+            bound += -(-(sequence.computed + run * chunk) // self._pages)
+        if self._cache is not None:
+            bound += self._cache.held_blocks
+        if bound <= self._blocks or self._blocks_in_use(run) <= self._blocks:
+            return run
+        low, high = 1, run
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._blocks_in_use(middle) <= self._blocks:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    # --- prefix cache ---
+
+    def _share(self, sequence: _Sequence, computed: int) -> None:
+        """Make the blocks of the first `computed` tokens that have hashes known to others."""
+        if self._cache is None:
+            return
+        hashes = sequence.job.block_hashes
+        full = min(computed // self.config.prefix_block_tokens, len(hashes))
+        for block in hashes[sequence.held : full]:
+            self._cache.hold(block)
+        sequence.held = max(sequence.held, full)
+
+    def _meets_cached(self, sequence: _Sequence, chunk: int) -> bool:
+        """Some block that this prefill will compute is cached already: step by step then, adopting it changes the room."""
+        cache = self._cache
+        return cache is not None and any(
+            block in cache for block in sequence.job.block_hashes[sequence.held :]
+        )
+
+    def _stream_until(self, to: float) -> None:
+        done = self.steps + self._steps_before(to)
+        for finish_step, _, sequence in self._decoding:
+            produced = sequence.job.output_tokens - (finish_step - done)
+            if produced > sequence.emitted and not sequence.cancelled:
+                self._emit(sequence, produced, to)

@@ -1,0 +1,255 @@
+"""The oracle: the same engine, stepping every token, kept simple enough to be obviously right.
+
+It has the interface of `replica.Replica` (without streaming, statistics and perturbation) and shares no code with its scheduling.
+Everything is recounted from scratch at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from autopoiesis.simulator.engine import Emission, EngineConfig, Job, RequestId, check
+from autopoiesis.simulator.steptime import StepTime
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    job: Job
+    order: int
+    computed: int = 0
+    produced: int = 0
+    emitted: int = 0
+    hashes: list[int] = field(default_factory=list)
+    """Cached blocks that this sequence holds."""
+
+    @property
+    def known(self) -> int:
+        """Tokens whose values are known: the prompt and what was generated."""
+        return self.job.prompt_tokens + self.produced
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return (self.job.priority, self.order)
+
+
+class SteppingReplica:
+    """One engine; times in seconds."""
+
+    def __init__(self, step_time: StepTime, config: EngineConfig) -> None:
+        self.step_time = step_time
+        self.config = config
+        self.preemptions = 0
+        self.steps = 0
+        self.peak_blocks = 0
+        self._running: list[_Sequence] = []
+        self._waiting: list[_Sequence] = []
+        self._idle: list[int | None] = []
+        """Freed blocks, oldest first: a hash, or none for content nobody can find. One entry per hash or per page."""
+        self._step: list[tuple[_Sequence, int]] = []
+        self._end = math.inf
+        self._orders = 0
+        self._out: list[Emission] = []
+
+    def submit(self, now: float, job: Job) -> None:
+        check(job, self.config)
+        self._until(now)
+        self._orders += 1
+        self._waiting.append(_Sequence(job, self._orders))
+        if not self._step:
+            self._end = now
+
+    def cancel(self, now: float, job_id: RequestId) -> bool:
+        self._until(now)
+        for sequence in self._waiting:
+            if sequence.job.id == job_id:
+                self._waiting.remove(sequence)
+                return True
+        for sequence in self._running:
+            if sequence.job.id == job_id and sequence.order > 0:
+                sequence.order = -sequence.order  # leaves at the end of this step
+                return True
+        return False
+
+    def advance(self, to: float) -> list[Emission]:
+        while self._end <= to:
+            self._boundary()
+        out, self._out = self._out, []
+        return out
+
+    def next_event_time(self) -> float:
+        return self._end
+
+    def _until(self, now: float) -> None:
+        while self._end < now:
+            self._boundary()
+
+    def _boundary(self) -> None:
+        now = self._end
+        self._finish_step(now)
+        self._start_step(now)
+
+    # --- blocks ---
+
+    def _pages(self, sequence: _Sequence, tokens: int) -> int:
+        """Own pages of a sequence that has `tokens` tokens in the cache, shared blocks apart."""
+        return math.ceil(
+            (tokens - len(sequence.hashes) * self.config.prefix_block_tokens) / self.config.block_tokens
+        )
+
+    def _unit(self) -> int:
+        return self.config.prefix_block_tokens // self.config.block_tokens
+
+    def _held(self) -> set[int]:
+        return {block for sequence in self._running for block in sequence.hashes}
+
+    def _used(self) -> int:
+        """Blocks in use once the sequences of this step have what they need."""
+        growing = {id(sequence): tokens for sequence, tokens in self._step}
+        own = sum(self._pages(s, s.computed + growing.get(id(s), 0)) for s in self._running)
+        return own + len(self._held()) * self._unit()
+
+    def _evict(self) -> None:
+        """Idle blocks give way, oldest first; a hash whose pages are reused in part is lost, its other pages stay queued."""
+        used = self._used()
+        assert used <= self.config.kv_blocks, "KV over capacity"
+        self.peak_blocks = max(self.peak_blocks, used)
+        while (
+            used + sum(1 if block is None else self._unit() for block in self._idle) > self.config.kv_blocks
+        ):
+            block = self._idle.pop(0)
+            if block is not None:
+                self._idle[:0] = [None] * (self._unit() - 1)
+
+    def _share(self, sequence: _Sequence, computed: int) -> None:
+        """Publish the full blocks of the first `computed` tokens."""
+        if not self.config.prefix_block_tokens:
+            return
+        full = min(computed // self.config.prefix_block_tokens, len(sequence.job.block_hashes))
+        while len(sequence.hashes) < full:
+            block = sequence.job.block_hashes[len(sequence.hashes)]
+            if block in self._idle:
+                self._idle.remove(block)
+            sequence.hashes.append(block)
+
+    def _free(self, sequence: _Sequence) -> None:
+        self._running.remove(sequence)
+        if self.config.prefix_block_tokens:
+            self._idle += [None] * self._pages(sequence, sequence.computed)
+            held = self._held()
+            self._idle += [block for block in reversed(sequence.hashes) if block not in held]
+        sequence.hashes = []
+
+    # --- one step ---
+
+    def _finish_step(self, now: float) -> None:
+        step, self._step = self._step, []
+        self.steps += bool(step)
+        for sequence, tokens in step:
+            sequence.computed += tokens
+        for sequence, _ in step:
+            if sequence.order < 0:
+                self._free(sequence)
+        prefills = [
+            s for s, tokens in step if s.order > 0 and s.known - s.computed == 0 and not _decoded(s, tokens)
+        ]
+        decodes = [
+            s for s, tokens in step if s.order > 0 and s.known - s.computed == 0 and _decoded(s, tokens)
+        ]
+        for sequence in prefills + sorted(decodes, key=lambda s: s.order):
+            sequence.produced += 1
+            if sequence.produced == sequence.job.output_tokens:
+                self._share(sequence, sequence.computed)
+                self._free(sequence)
+                self._emit(sequence, now)
+            elif sequence.produced == 1:
+                self._emit(sequence, now)
+
+    def _emit(self, sequence: _Sequence, now: float) -> None:
+        finished = sequence.produced == sequence.job.output_tokens
+        self._out.append(Emission(sequence.job.id, now, sequence.produced - sequence.emitted, finished))
+        sequence.emitted = sequence.produced
+
+    def _start_step(self, now: float) -> None:
+        self._waiting.sort(key=lambda s: s.rank)
+        preempted = False
+        while True:
+            self._schedule_running()
+            if self._used() <= self.config.kv_blocks:
+                break
+            self._preempt(max(self._running, key=lambda s: s.rank))
+            preempted = True
+        self._evict()
+        for sequence, tokens in self._step:
+            if sequence.known - sequence.computed > 1 or sequence.produced == 0:
+                self._share(sequence, sequence.computed + tokens)
+        if not preempted:
+            while self._waiting and self._admit(self._waiting[0]):
+                pass
+        self._end = now + self._duration() if self._step else math.inf
+
+    def _schedule_running(self) -> None:
+        """Decodes take one token each, prompts that are under way what the budget leaves."""
+        self._step = [(s, 1) for s in self._running if _decodes(s)]
+        budget = self.config.max_batched_tokens - len(self._step)
+        for sequence in self._running:
+            if not _decodes(sequence):
+                tokens = min(sequence.known - sequence.computed, budget)
+                self._step.append((sequence, tokens))
+                budget -= tokens
+
+    def _preempt(self, sequence: _Sequence) -> None:
+        self._free(sequence)
+        sequence.computed = 0
+        self._waiting.append(sequence)
+        self._waiting.sort(key=lambda s: s.rank)
+        self.preemptions += 1
+
+    def _admit(self, sequence: _Sequence) -> bool:
+        config = self.config
+        budget = config.max_batched_tokens - sum(tokens for _, tokens in self._step)
+        if budget <= 0 or len(self._running) >= config.max_running:
+            return False
+        hits: list[int] = []
+        held = self._held()
+        if config.prefix_block_tokens:
+            for block in sequence.job.block_hashes[: (sequence.known - 1) // config.prefix_block_tokens]:
+                if block not in held and block not in self._idle:
+                    break
+                hits.append(block)
+        cached = len(hits) * config.prefix_block_tokens
+        tokens = min(sequence.known - cached, budget)
+        wanted = sequence.known if config.reserve_full_prompt else cached + tokens
+        revived = sum(block not in held for block in hits) * self._unit()
+        need = math.ceil((wanted - cached) / config.block_tokens) + revived
+        if self._used() + need > config.kv_blocks:
+            return False
+        self._waiting.remove(sequence)
+        self._running.append(sequence)
+        for block in hits:
+            if block in self._idle:
+                self._idle.remove(block)
+        sequence.hashes = hits
+        sequence.computed = cached
+        self._step.append((sequence, tokens))
+        self._share(sequence, cached + tokens)
+        self._evict()
+        return True
+
+    def _duration(self) -> float:
+        decodes = [s for s, _ in self._step if _decodes(s)]
+        chunks = [(tokens, s.computed) for s, tokens in self._step if not _decodes(s)]
+        kv = sum(s.computed + 1 for s in decodes)
+        sampled = len(decodes) + sum(
+            s.computed + tokens == s.known for s, tokens in self._step if not _decodes(s)
+        )
+        return self.step_time.step(chunks, len(decodes), kv, sampled)
+
+
+def _decodes(sequence: _Sequence) -> bool:
+    """All but the last generated token is computed."""
+    return sequence.produced > 0 and sequence.known - sequence.computed == 1
+
+
+def _decoded(sequence: _Sequence, tokens: int) -> bool:
+    return sequence.produced > 0 and tokens == 1
