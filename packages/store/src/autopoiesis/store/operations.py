@@ -1,0 +1,108 @@
+"""What an operator does by hand and looks at: the functions behind the command line."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopoiesis.contracts.messages.policy import Activation, Kind
+from autopoiesis.store import promotion
+from autopoiesis.store.engine import Store
+from autopoiesis.store.models import Control, Evaluation, Policy
+from autopoiesis.store.repositories.activations import Standing
+from autopoiesis.store.repositories.control import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One policy and all that is known of it."""
+
+    policy: Policy
+    evaluations: Sequence[Evaluation]
+    """Newest first."""
+    in_force: Sequence[Standing]
+    """Where it is active now."""
+
+
+async def promote(store: Store, scope: str, kind: Kind, prefix: str, cause: str) -> Activation:
+    """Put the policy whose hash begins with `prefix` in force, whatever is in force now.
+
+    Raises NotFoundError if no policy, or more than one, fits; StaleError if another promotion came between.
+    """
+    async with store.begin() as unit:
+        policy = await unit.policies.find(prefix)
+        current = await unit.activations.current(scope, kind)
+        expected = current.policy.hash if current else None
+        return await promotion.promote(
+            unit, scope, kind, policy.hash, expected=expected, cause=f"operator: {cause}"
+        )
+
+
+async def rollback(store: Store, scope: str, kind: Kind, cause: str = "by hand") -> Activation:
+    """Put the policy before the one in force back in force. Raises NotFoundError if there is none."""
+    async with store.begin() as unit:
+        return await promotion.roll_back(unit, scope, kind, cause=f"rollback: operator: {cause}")
+
+
+async def set_mode(store: Store, scope: str, mode: Mode, cause: str = "") -> None:
+    """Override the configured mode of `scope` (`*`: every scope)."""
+    async with store.begin() as unit:
+        await unit.controls.set(scope, mode, cause=cause)
+
+
+async def clear_mode(store: Store, scope: str) -> None:
+    """Back to the configured mode."""
+    async with store.begin() as unit:
+        await unit.controls.clear(scope)
+
+
+async def modes(store: Store) -> Sequence[Control]:
+    """The overrides in force."""
+    async with store.begin() as unit:
+        return await unit.controls.all()
+
+
+async def policies(store: Store, *, kind: Kind | None = None, limit: int = 50) -> Sequence[Policy]:
+    """Newest first."""
+    async with store.begin() as unit:
+        return await unit.policies.recent(kind=kind, limit=limit)
+
+
+async def in_force(store: Store) -> Sequence[Standing]:
+    """What is active, per (scope, kind)."""
+    async with store.begin() as unit:
+        return await unit.activations.in_force()
+
+
+async def history(store: Store, scope: str, kind: Kind, *, limit: int = 50) -> Sequence[Standing]:
+    """Activations, newest first."""
+    async with store.begin() as unit:
+        return await unit.activations.history(scope, kind, limit=limit)
+
+
+async def show(store: Store, prefix: str) -> Shown:
+    """One policy by the beginning of its hash. Raises NotFoundError if none fits, or more than one."""
+    async with store.begin() as unit:
+        policy = await unit.policies.find(prefix)
+        evaluations = await unit.evaluations.of(policy.hash)
+        active = [
+            standing for standing in await unit.activations.in_force() if standing.policy.hash == policy.hash
+        ]
+        return Shown(policy, evaluations, active)
+
+
+async def diff(store: Store, before: str, after: str) -> str:
+    """Unified diff of two policies' sources, by the beginnings of their hashes; empty if they are equal."""
+    async with store.begin() as unit:
+        old, new = await unit.policies.find(before), await unit.policies.find(after)
+    return "".join(
+        difflib.unified_diff(
+            old.source.splitlines(keepends=True),
+            new.source.splitlines(keepends=True),
+            _label(old),
+            _label(new),
+        )
+    )
+
+
+def _label(policy: Policy) -> str:
+    return f"{policy.hash[:12]} {policy.title}".strip()
