@@ -131,5 +131,5 @@ def _password_file(data_dir: Path) -> Path:
 
 
 def _accepts(binaries: Path, port: int) -> bool:
-    argv = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+    argv = [str(binaries / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
     return subprocess.run(argv, check=False, capture_output=True).returncode == 0
