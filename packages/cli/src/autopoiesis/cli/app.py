@@ -1,0 +1,50 @@
+"""The `autopoiesis` command: every subcommand and how their errors are told."""
+
+import sys
+from collections.abc import Sequence
+
+import httpx
+from cyclopts import App
+
+from autopoiesis.cli.commands import config, demo, doctor, load, mode, policy, setup, status, up
+from autopoiesis.cli.output import CommandError
+from autopoiesis.runtime.embedded import ChildFailedError, DataDirectoryInUseError
+from autopoiesis.runtime.settings import SettingsError
+from autopoiesis.store import StoreError
+
+app = App(
+    name="autopoiesis",
+    help="An LLM serving system that rewrites its own serving policy while it serves, and proves each rewrite first.",
+)
+app.command(up.up)
+app.command(demo.demo)
+app.command(load.load)
+app.command(status.status)
+app.command(doctor.doctor)
+app.command(policy.app, name="policy")
+app.command(mode.pause)
+app.command(mode.resume)
+app.command(config.app, name="config")
+app.command(setup.setup)
+
+EXPECTED = (
+    CommandError,
+    SettingsError,
+    StoreError,
+    ChildFailedError,
+    DataDirectoryInUseError,
+    FileNotFoundError,
+    httpx.HTTPError,
+)
+"""Errors whose message is meant for the person at the terminal; anything else is a bug and shows its traceback."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    try:
+        result = app(arguments, result_action="return_value")
+    except EXPECTED as error:
+        sys.stderr.write(f"autopoiesis: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,1 @@
+"""One module per command; `autopoiesis.cli.app` puts them together."""

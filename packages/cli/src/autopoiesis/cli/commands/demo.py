@@ -1,0 +1,1 @@
+"""`autopoiesis demo`: the closed loop on one machine, measured at the client."""

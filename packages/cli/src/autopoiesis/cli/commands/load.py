@@ -1,0 +1,1 @@
+"""`autopoiesis load`: open-loop load against any OpenAI URL."""

@@ -1,0 +1,29 @@
+"""`autopoiesis pause` and `resume`: stop and restart learning; serving goes on."""
+
+import asyncio
+
+from autopoiesis.cli.context import COMMON, Common
+from autopoiesis.cli.output import console
+from autopoiesis.store import EVERY_SCOPE, operations
+
+
+def pause(scope: str = EVERY_SCOPE, *, common: Common = COMMON) -> None:
+    """Stop writing, judging and promoting policies for SCOPE (default: all). What is active stays active."""
+
+    async def act() -> None:
+        async with common.store() as store:
+            await operations.set_mode(store, scope, "paused", "autopoiesis pause")
+
+    asyncio.run(act())
+    console.print(f"paused: {scope}; `autopoiesis resume` goes on")
+
+
+def resume(scope: str = EVERY_SCOPE, *, common: Common = COMMON) -> None:
+    """Go on after `pause`, in the configured mode."""
+
+    async def act() -> None:
+        async with common.store() as store:
+            await operations.clear_mode(store, scope)
+
+    asyncio.run(act())
+    console.print(f"resumed: {scope}")

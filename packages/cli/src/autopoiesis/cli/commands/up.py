@@ -1,0 +1,55 @@
+"""`autopoiesis up`: start everything on this machine and keep it running."""
+
+import signal
+import threading
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from autopoiesis.cli.context import COMMON, Common
+from autopoiesis.cli.installation import Installation, Shape, Worker
+from autopoiesis.cli.output import console, print_json, progress, table
+from autopoiesis.cli.sections import SECTIONS, UpSettings
+
+DEFAULT_FLEET = "2xH100 + 4xL40S"
+
+
+def up(
+    *,
+    attach: Annotated[list[str] | None, Parameter(help="URL of an OpenAI-compatible server to serve; may repeat.")] = None,
+    replicas: Annotated[str | None, Parameter(help=f"Simulated fleet, for instance '{DEFAULT_FLEET}'.")] = None,
+    model: Annotated[str | None, Parameter(help="Model of the simulated fleet.")] = None,
+    mode: Annotated[str | None, Parameter(help="off, advise or auto.")] = None,
+    port: Annotated[int | None, Parameter(help="Port of the router; 0 takes a free one.")] = None,
+    common: Common = COMMON,
+) -> int:
+    """Start the router, workers, control plane and, where none is configured, NATS and PostgreSQL."""
+    settings = common.settings(*SECTIONS, flags={"mode": mode, "router.port": port, "worker.model": model})
+    configured = settings[UpSettings]
+    workers = configured.workers
+    if attach:
+        workers = (Worker(node="attached", attach=tuple(attach)),)
+    elif replicas or not workers:
+        workers = (Worker(node="local", replicas=replicas or DEFAULT_FLEET),)
+    env = {"AUTOPOIESIS_CONFIG": str(common.config.absolute())} if common.config else {}
+    service_env: dict[str, dict[str, str]] = {}
+    if port is not None:
+        service_env["router"] = {"AUTOPOIESIS_ROUTER_PORT": str(port)}
+    if model is not None:
+        service_env["worker"] = {"AUTOPOIESIS_WORKER_MODEL": model}
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    shape = Shape(workers=workers, control_plane=configured.control_plane, env=env, service_env=service_env)
+    installation = Installation(common.data, settings, shape, progress=lambda what: progress.print(f"starting {what}"))
+    with installation:
+        running = installation.start()
+        if common.json:
+            print_json({"router": running.router, "observer": running.observer, "services": running.services})
+        else:
+            rows = [("router", running.router), ("observer", running.observer), ("nats", running.nats)]
+            console.print(table("Autopoiesis is up", ("", ""), rows))
+            console.print(f"mode {running.mode}, scope {running.scope}; logs in {common.data}/logs; Ctrl-C stops everything")
+        stop.wait()
+        progress.print("stopping")
+    return 0

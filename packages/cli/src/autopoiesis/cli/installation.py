@@ -1,0 +1,200 @@
+"""Everything that `up` and `demo` run on one machine: embedded servers where none are configured, then the services."""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from autopoiesis.runtime.embedded import Supervisor, start_nats, start_postgres
+from autopoiesis.runtime.settings import BusSettings, DatabaseSettings, General, Settings
+from autopoiesis.store import Role, provision
+
+RUN_FILE = "run.json"
+ROLE_OF: Mapping[str, Role] = {"observer": "observer", "synthesizer": "synthesizer", "evaluator": "evaluator"}
+
+Progress = Callable[[str], None]
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process: a node and what runs on it."""
+
+    node: str
+    replicas: str = ""
+    """Simulated replicas, for instance `2xH100 + 4xL40S`."""
+    attach: tuple[str, ...] = ()
+    """URLs of OpenAI-compatible servers."""
+    env: dict[str, str] = {}
+
+
+class Running(msgspec.Struct, kw_only=True):
+    """Where a running installation is found: `run.json` in its data directory."""
+
+    pid: int
+    scope: str
+    mode: str
+    router: str
+    observer: str = ""
+    nats: str = ""
+    nats_monitor: str = ""
+    database: str = ""
+    """Of the operator's role."""
+    services: dict[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What to start, beside the servers. `env` is added to every service, `service_env` to one kind of them."""
+
+    workers: tuple[Worker, ...]
+    control_plane: bool = True
+    env: Mapping[str, str] = field(default_factory=dict)
+    service_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+class Installation:
+    """The processes of one machine and where they listen.
+
+    Use as a context manager: whatever happens, nothing it started outlives it.
+    """
+
+    def __init__(
+        self, data_dir: Path, settings: Settings, shape: Shape, *, progress: Progress = print
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.settings = settings
+        self.shape = shape
+        self.running = Running(
+            pid=os.getpid(), scope=settings[General].scope, mode=settings[General].mode, router=""
+        )
+        self.role_urls: dict[Role, str] = {}
+        self._progress = progress
+        self.supervisor = Supervisor(self.data_dir)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (self.data_dir / RUN_FILE).unlink(missing_ok=True)
+        self.supervisor.stop()
+
+    def start(self) -> Running:
+        """Start everything and block until all of it is ready. Raises ChildFailedError with the log of what is not."""
+        self._start_servers()
+        for worker in self.shape.workers:
+            self._start_worker(worker)
+        if self.shape.control_plane:
+            observer = self._service("observer")
+            self.running.observer = observer.get("http", "")
+            self._service("evaluator")
+            self._service("synthesizer")
+        self.running.router = self._service("router").get("http", "")
+        self._remember()
+        return self.running
+
+    def pids(self) -> dict[str, int]:
+        return {name: child.pid for name, child in self.supervisor.children.items() if child.pid is not None}
+
+    def _start_servers(self) -> None:
+        bus, database = self.settings[BusSettings], self.settings[DatabaseSettings]
+        if bus.url:
+            self.running.nats = bus.url
+        else:
+            self._progress("nats-server")
+            nats = start_nats(self.supervisor, self.data_dir / "nats")
+            self.running.nats, self.running.nats_monitor = nats.url, nats.monitor_url
+        if not self.shape.control_plane:
+            return
+        superuser: str = database.url
+        if not superuser:
+            self._progress("PostgreSQL")
+            superuser = start_postgres(self.supervisor, self.data_dir / "postgres").url
+        self._progress("database migrations and roles")
+        self.role_urls = asyncio.run(provision(superuser, Passwords(self.data_dir / "passwords.json")))
+        self.running.database = self.role_urls["operator"]
+
+    def _start_worker(self, worker: Worker) -> None:
+        env = {"AUTOPOIESIS_WORKER_NODE": worker.node, **worker.env}
+        if worker.replicas:
+            env["AUTOPOIESIS_WORKER_REPLICAS"] = worker.replicas
+        if worker.attach:
+            env["AUTOPOIESIS_WORKER_ENGINE"] = "attached"
+            env["AUTOPOIESIS_WORKER_ATTACH"] = json.dumps(list(worker.attach))
+        self._service("worker", name=f"worker-{worker.node}", env=env)
+
+    def _service(
+        self, service: str, *, name: str = "", env: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        name = name or service
+        self._progress(name)
+        child = self.supervisor.start(
+            name,
+            [sys.executable, "-m", f"autopoiesis.{service}"],
+            env={
+                "AUTOPOIESIS_SCOPE": self.running.scope,
+                "AUTOPOIESIS_MODE": self.running.mode,
+                "AUTOPOIESIS_BUS_URL": self.running.nats,
+                "AUTOPOIESIS_BLOBS_DIR": str(self.data_dir / "blobs"),
+                **self._database(service),
+                **self.shape.env,
+                **self.shape.service_env.get(service, {}),
+                **(env or {}),
+            },
+            cwd=self._working_directory(name),
+            ready="notify",
+            restart=True,
+            timeout=60.0,
+            layer=2 if service == "router" else 1,
+        )
+        return child.ready or {}
+
+    def _database(self, service: str) -> dict[str, str]:
+        role = ROLE_OF.get(service)
+        if role is None:
+            return {"AUTOPOIESIS_DATABASE_URL": ""}
+        return {"AUTOPOIESIS_DATABASE_URL": self.role_urls[role]}
+
+    def _working_directory(self, name: str) -> Path:
+        directory = self.data_dir / "services" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def _remember(self) -> None:
+        self.running.services = self.pids()
+        path = self.data_dir / RUN_FILE
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self.running)))
+
+
+class Passwords:
+    """Database passwords, made once and kept in a file that only we can read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+
+    def __call__(self, role: str) -> str:
+        if role not in self._known:
+            self._known[role] = secrets.token_urlsafe(24)
+            with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                json.dump(self._known, file)
+        return self._known[role]
+
+
+def found(data_dir: Path) -> Running | None:
+    """The installation that runs in `data_dir`, or None."""
+    path = data_dir / RUN_FILE
+    if not path.exists():
+        return None
+    running = msgspec.json.decode(path.read_bytes(), type=Running)
+    try:
+        os.kill(running.pid, 0)
+    except ProcessLookupError:
+        return None
+    return running
