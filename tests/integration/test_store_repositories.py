@@ -54,14 +54,23 @@ async def test_policies_are_kept_once(store: Store) -> None:
 
 async def test_one_judgement_per_evidence(store: Store) -> None:
     async with store.begin() as unit:
-        assert await unit.evaluations.add(JUDGEMENT, cycle="c1", seed=2**40) is not None
-        assert await unit.evaluations.add(msgspec.structs.replace(JUDGEMENT, verdict="reject")) is None
-        assert await unit.evaluations.add(msgspec.structs.replace(JUDGEMENT, incumbent="other")) is not None
+        assert await unit.evaluations.add(JUDGEMENT, gate="decision", cycle="c1", seed=2**40) is not None
+        assert (
+            await unit.evaluations.add(msgspec.structs.replace(JUDGEMENT, verdict="reject"), gate="decision")
+            is None
+        )
+        assert (
+            await unit.evaluations.add(
+                msgspec.structs.replace(JUDGEMENT, incumbent="other"), gate="selection"
+            )
+            is not None
+        )
     async with store.begin() as unit:
         row = await unit.evaluations.find(candidate="new", snapshot="open", simulator="1", incumbent="old")
         assert row is not None
         assert judgement_of(row) == JUDGEMENT
         assert len(await unit.evaluations.of("new")) == 2
+        assert await unit.evaluations.looks("shut", "decision") == 1
         assert [found.id for found in await unit.evaluations.recent(SCOPE, "dispatch", cycle="c1")] == [
             row.id
         ]

@@ -30,6 +30,7 @@ class Evaluation(Base):
     __table_args__ = (
         UniqueConstraint("candidate", "snapshot", "simulator", "incumbent"),
         Index(None, "scope", "kind", "created"),
+        Index(None, "sealed", "gate"),
         CheckConstraint("verdict IN ('promote', 'advise', 'reject')", name="verdict"),
     )
 
@@ -43,6 +44,8 @@ class Evaluation(Base):
     incumbent: Mapped[str]
     cycle: Mapped[str] = mapped_column(default="")
     verdict: Mapped[str]
+    gate: Mapped[str]
+    """The last gate it came to."""
     reason: Mapped[str]
     gain: Mapped[float]
     gain_low: Mapped[float]

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,8 +13,8 @@ class Evaluations:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def add(self, judgement: Judgement, *, cycle: str = "", seed: int = 0) -> int | None:
-        """Keep a judgement and return its id; None if this evidence was judged already."""
+    async def add(self, judgement: Judgement, *, gate: str, cycle: str = "", seed: int = 0) -> int | None:
+        """Keep a judgement that ended at `gate` and return its id; None if this evidence was judged already."""
         statement = insert(Evaluation).values(
             scope=judgement.scope,
             kind=judgement.kind,
@@ -25,6 +25,7 @@ class Evaluations:
             incumbent=judgement.incumbent,
             cycle=cycle,
             verdict=judgement.verdict,
+            gate=gate,
             reason=judgement.reason,
             gain=judgement.gain,
             gain_low=judgement.gain_low,
@@ -48,6 +49,11 @@ class Evaluations:
             Evaluation.incumbent == incumbent,
         )
         return await self._session.scalar(statement)
+
+    async def looks(self, sealed: str, gate: str) -> int:
+        """How many judgements came to `gate` on this sealed half: each is a look at data that should be seen rarely."""
+        statement = select(func.count()).where(Evaluation.sealed == sealed, Evaluation.gate == gate)
+        return await self._session.scalar(statement) or 0
 
     async def of(self, candidate: str) -> Sequence[Evaluation]:
         """All judgements of one candidate, newest first."""

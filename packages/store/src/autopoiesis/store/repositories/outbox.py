@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+from opentelemetry import propagate
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -22,20 +23,22 @@ class Outbox:
         message: msgspec.Struct,
         *,
         message_id: str | None = None,
-        headers: dict[str, str] | None = None,
         **tokens: str,
     ) -> None:
         """Decide to publish `message` when, and only when, this transaction commits.
 
-        `tokens` fill the subject's pattern. The subject's owner publishes it (`Relay`), at least once, in this order.
+        `tokens` fill the subject's pattern. The subject's owner publishes it (`keep_relaying`), at least once, in this
+        order, as part of the current trace.
         """
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
         self._session.add(
             Outgoing(
                 owner=subject.owner,
                 subject=subject.at(**tokens),
                 payload=encode(message).decode(),
                 message_id=message_id or uuid.uuid4().hex,
-                headers=headers or {},
+                headers=headers,
             )
         )
         await self._session.flush()

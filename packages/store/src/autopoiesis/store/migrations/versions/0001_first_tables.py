@@ -48,6 +48,7 @@ def _policies() -> None:
         sa.Column("incumbent", sa.Text(), nullable=False),
         sa.Column("cycle", sa.Text(), nullable=False),
         sa.Column("verdict", sa.Text(), nullable=False),
+        sa.Column("gate", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("gain", sa.Double(), nullable=False),
         sa.Column("gain_low", sa.Double(), nullable=False),
@@ -66,6 +67,7 @@ def _policies() -> None:
         ),
         schema=SCHEMA,
     )
+    op.create_index("ix_evaluations_sealed_gate", "evaluations", ["sealed", "gate"], schema=SCHEMA)
     op.create_index(
         "ix_evaluations_scope_kind_created", "evaluations", ["scope", "kind", "created"], schema=SCHEMA
     )
