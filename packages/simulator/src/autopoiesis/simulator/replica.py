@@ -155,7 +155,7 @@ class Replica:
 
     def advance(self, to: float) -> list[Emission]:
         """Run until `to`; what came out since the last call, in order of time."""
-        while self._end <= to:
+        while self._end <= to and self._end < math.inf:
             self._boundary()
         if self._stream and self._run:
             self._stream_until(to)
@@ -298,14 +298,16 @@ class Replica:
             preempted = self._make_room(now)
             decoding, partial = len(self._decoding), self._partial
             used = self._blocks_in_use(1, partial, self._chunk(partial))
-            if self._cache is not None:
-                self._cache.shrink(self._blocks - used)
         chunk = self._chunk(partial)
         budget -= decoding + chunk
         chunks: list[tuple[_Sequence, int]] = []
         if partial is not None:
             chunks.append((partial, chunk))
-            self._share(partial, partial.computed + chunk)
+        if self._cache is not None:
+            self._cache.shrink(self._blocks - used)
+            if partial is not None:
+                self._share(partial, partial.computed + chunk)
+                used = self._blocks_in_use(1, partial, chunk)
         if self._waiting and budget > 0 and not preempted:
             self._admit(chunks, budget, used)
         self._chunks = chunks

@@ -17,6 +17,7 @@ from autopoiesis.simulator.steptime import StepTime
 class _Sequence:
     job: Job
     order: int
+    prefilling: bool = True
     computed: int = 0
     produced: int = 0
     emitted: int = 0
@@ -47,6 +48,8 @@ class SteppingReplica:
         self._idle: list[int | None] = []
         """Freed blocks, oldest first: a hash, or none for content nobody can find. One entry per hash or per page."""
         self._step: list[tuple[_Sequence, int]] = []
+        self._cancelled: list[_Sequence] = []
+        """Running ones that leave at the end of this step."""
         self._end = math.inf
         self._orders = 0
         self._out: list[Emission] = []
@@ -66,13 +69,13 @@ class SteppingReplica:
                 self._waiting.remove(sequence)
                 return True
         for sequence in self._running:
-            if sequence.job.id == job_id and sequence.order > 0:
-                sequence.order = -sequence.order  # leaves at the end of this step
+            if sequence.job.id == job_id and sequence not in self._cancelled:
+                self._cancelled.append(sequence)
                 return True
         return False
 
     def advance(self, to: float) -> list[Emission]:
-        while self._end <= to:
+        while self._end <= to and self._end < math.inf:
             self._boundary()
         out, self._out = self._out, []
         return out
@@ -147,16 +150,14 @@ class SteppingReplica:
         self.steps += bool(step)
         for sequence, tokens in step:
             sequence.computed += tokens
-        for sequence, _ in step:
-            if sequence.order < 0:
-                self._free(sequence)
-        prefills = [
-            s for s, tokens in step if s.order > 0 and s.known - s.computed == 0 and not _decoded(s, tokens)
-        ]
-        decodes = [
-            s for s, tokens in step if s.order > 0 and s.known - s.computed == 0 and _decoded(s, tokens)
-        ]
-        for sequence in prefills + sorted(decodes, key=lambda s: s.order):
+        for sequence in self._cancelled:
+            self._free(sequence)
+        left = [s for s, _ in step if s not in self._cancelled]
+        self._cancelled = []
+        prefills = [s for s in left if s.prefilling and s.computed == s.known]
+        decodes = sorted((s for s in left if not s.prefilling), key=lambda s: s.order)
+        for sequence in prefills + decodes:
+            sequence.prefilling = False
             sequence.produced += 1
             if sequence.produced == sequence.job.output_tokens:
                 self._share(sequence, sequence.computed)
@@ -181,7 +182,7 @@ class SteppingReplica:
             preempted = True
         self._evict()
         for sequence, tokens in self._step:
-            if sequence.known - sequence.computed > 1 or sequence.produced == 0:
+            if sequence.prefilling:
                 self._share(sequence, sequence.computed + tokens)
         if not preempted:
             while self._waiting and self._admit(self._waiting[0]):
@@ -190,10 +191,10 @@ class SteppingReplica:
 
     def _schedule_running(self) -> None:
         """Decodes take one token each, prompts that are under way what the budget leaves."""
-        self._step = [(s, 1) for s in self._running if _decodes(s)]
+        self._step = [(s, 1) for s in self._running if not s.prefilling]
         budget = self.config.max_batched_tokens - len(self._step)
         for sequence in self._running:
-            if not _decodes(sequence):
+            if sequence.prefilling:
                 tokens = min(sequence.known - sequence.computed, budget)
                 self._step.append((sequence, tokens))
                 budget -= tokens
@@ -201,6 +202,7 @@ class SteppingReplica:
     def _preempt(self, sequence: _Sequence) -> None:
         self._free(sequence)
         sequence.computed = 0
+        sequence.prefilling = True
         self._waiting.append(sequence)
         self._waiting.sort(key=lambda s: s.rank)
         self.preemptions += 1
@@ -237,19 +239,8 @@ class SteppingReplica:
         return True
 
     def _duration(self) -> float:
-        decodes = [s for s, _ in self._step if _decodes(s)]
-        chunks = [(tokens, s.computed) for s, tokens in self._step if not _decodes(s)]
+        decodes = [s for s, _ in self._step if not s.prefilling]
+        chunks = [(tokens, s.computed) for s, tokens in self._step if s.prefilling]
         kv = sum(s.computed + 1 for s in decodes)
-        sampled = len(decodes) + sum(
-            s.computed + tokens == s.known for s, tokens in self._step if not _decodes(s)
-        )
-        return self.step_time.step(chunks, len(decodes), kv, sampled)
-
-
-def _decodes(sequence: _Sequence) -> bool:
-    """All but the last generated token is computed."""
-    return sequence.produced > 0 and sequence.known - sequence.computed == 1
-
-
-def _decoded(sequence: _Sequence, tokens: int) -> bool:
-    return sequence.produced > 0 and tokens == 1
+        ready = sum(s.computed + tokens == s.known for s, tokens in self._step if s.prefilling)
+        return self.step_time.step(chunks, len(decodes), kv, len(decodes) + ready)
