@@ -1,0 +1,46 @@
+"""The shipped policies: one file each, in the policy language, found by this folder.
+
+They are the seeds of evolution, the rivals in every evaluation and the fallback of operators. To add one, put a file
+here whose docstring names the idea and its source.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from autopoiesis.policy.api import FUNCTIONS, KINDS, Kind
+from autopoiesis.policy.language import CompiledPolicy, compile_policy
+
+
+@cache
+def _sources() -> dict[str, str]:
+    found = {
+        entry.name.removesuffix(".py"): entry.read_text(encoding="utf-8")
+        for entry in files(__name__).iterdir()
+        if entry.name.endswith(".py") and entry.name != "__init__.py"
+    }
+    return dict(sorted(found.items()))
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """Names of the shipped policies of `kind`, sorted."""
+    return tuple(name for name in _sources() if _kind(name) == kind)
+
+
+def source(name: str) -> str:
+    """The text of a shipped policy; KeyError with the known names otherwise."""
+    try:
+        return _sources()[name]
+    except KeyError:
+        raise KeyError(f"no shipped policy {name!r}; there are {', '.join(_sources())}") from None
+
+
+def load(name: str, *, fuel: int | None = None) -> CompiledPolicy:
+    """A shipped policy, compiled afresh: compiled policies are not shared, because each has its own meter."""
+    return compile_policy(source(name), _kind(name), fuel=fuel)
+
+
+def _kind(name: str) -> Kind:
+    text = source(name)
+    return next(kind for kind in KINDS if any(f"\ndef {function}(" in text for function in FUNCTIONS[kind]))

@@ -1,0 +1,14 @@
+"""Round robin: requests go to the replicas in turn.
+
+Stateless: the turn is the request's arrival number. A retry takes the next turn.
+"""
+
+API = 1
+
+
+def prioritize(request, ctx):
+    return request.arrival
+
+
+def route(request, replicas, ctx):
+    return Assign((request.seq + request.attempts) % len(replicas))
