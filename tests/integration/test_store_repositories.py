@@ -60,13 +60,11 @@ async def test_one_judgement_per_evidence(store: Store) -> None:
             is None
         )
         assert (
-            await unit.evaluations.add(
-                msgspec.structs.replace(JUDGEMENT, incumbent="other"), gate="selection"
-            )
+            await unit.evaluations.add(msgspec.structs.replace(JUDGEMENT, snapshot="other"), gate="selection")
             is not None
         )
     async with store.begin() as unit:
-        row = await unit.evaluations.find(candidate="new", snapshot="open", simulator="1", incumbent="old")
+        row = await unit.evaluations.find(candidate="new", snapshot="open", simulator="1")
         assert row is not None
         assert judgement_of(row) == JUDGEMENT
         assert len(await unit.evaluations.of("new")) == 2

@@ -24,11 +24,11 @@ class Policy(Base):
 
 
 class Evaluation(Base):
-    """One judgement of one candidate on one snapshot, by one simulator version, against one incumbent."""
+    """The judgement of one candidate on one snapshot by one simulator version, against what was in force then."""
 
     __tablename__ = "evaluations"
     __table_args__ = (
-        UniqueConstraint("candidate", "snapshot", "simulator", "incumbent"),
+        UniqueConstraint("candidate", "snapshot", "simulator"),
         Index(None, "scope", "kind", "created"),
         Index(None, "sealed", "gate"),
         CheckConstraint("verdict IN ('promote', 'advise', 'reject')", name="verdict"),

@@ -46,7 +46,6 @@ class Evaluations:
             Evaluation.candidate == candidate,
             Evaluation.snapshot == snapshot,
             Evaluation.simulator == simulator,
-            Evaluation.incumbent == incumbent,
         )
         return await self._session.scalar(statement)
 
