@@ -22,6 +22,7 @@ import msgspec
 import yaml
 
 from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
+from autopoiesis.runtime.errors import OperatorError
 
 FILE = "autopoiesis.yaml"
 ENVIRONMENT = "AUTOPOIESIS_"
@@ -31,7 +32,7 @@ CONFIG_VARIABLE = "AUTOPOIESIS_CONFIG"
 MASK = "********"
 
 
-class SettingsError(ValueError):
+class SettingsError(OperatorError, ValueError):
     """A setting that is unknown or has a value it cannot have; the message names it, its origin and what would be right."""
 
 

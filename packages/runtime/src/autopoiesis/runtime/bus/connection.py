@@ -23,6 +23,7 @@ from autopoiesis.runtime.bus.received import Received
 from autopoiesis.runtime.bus.subscription import Handler, Subscription
 from autopoiesis.runtime.bus.tracing import publishing
 from autopoiesis.runtime.bus.watch import Watch
+from autopoiesis.runtime.settings import BusSettings
 
 log = logging.getLogger(__name__)
 M = TypeVar("M")
@@ -57,23 +58,25 @@ class Bus:
         url: str,
         *,
         name: str,
-        credentials: str | None = None,
+        user: str = "",
+        password: str = "",
+        credentials: str = "",
         inbox_prefix: str = "_INBOX",
         on_closed: Hook | None = None,
         timeout: float | None = 10.0,
     ) -> Self:
         """Connect to `url` (commas separate several servers).
 
-        `credentials`: path of a .creds or nkey seed file, an nkey seed (``SU…``), or ``user:password``.
+        `credentials`: path of a .creds or nkey seed file, or an nkey seed (``SU…``), instead of user and password.
         `timeout` None waits for ever. Raises `BusUnavailableError` saying what was tried and what to set.
         """
         client = Client()
         bus = cls(client, on_closed=on_closed)
-        options = {
+        options: dict[str, Any] = {
             "servers": url.split(","),
             "name": name,
             "inbox_prefix": inbox_prefix,
-            **_authentication(credentials),
+            **_authentication(user, password, credentials),
         }
         refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         reasons: list[str] = []
@@ -113,6 +116,26 @@ class Bus:
         waited = "" if refused.done() else f" for {timeout:g} s"
         raise BusUnavailableError(
             f"tried NATS at {_without_password(url)}{waited}: {what}; set bus.url (and bus.credentials) to a running server"
+        )
+
+    @classmethod
+    async def open(
+        cls, settings: BusSettings, *, name: str, on_closed: Hook | None = None, timeout: float | None = 10.0
+    ) -> Self:
+        """`connect` as the section `bus` says. `name` is the service's: its inboxes are ``_INBOX.<name>.>``."""
+        if not settings.url:
+            raise BusUnavailableError(
+                "bus.url is not set: give the address of a NATS server, for instance nats://127.0.0.1:4222"
+            )
+        return await cls.connect(
+            settings.url,
+            name=name,
+            user=settings.user,
+            password=settings.password,
+            credentials=settings.credentials,
+            inbox_prefix=f"_INBOX.{name}",
+            on_closed=on_closed,
+            timeout=timeout,
         )
 
     @property
@@ -348,20 +371,17 @@ def _next_server(servers: list[Server], info: dict[str, Any]) -> tuple[Server, f
     return server, min(2.0, 0.05 * 2 ** min(server.reconnects, 6)) * random.uniform(0.5, 1.0)
 
 
-def _authentication(credentials: str | None) -> dict[str, Any]:
+def _authentication(user: str, password: str, credentials: str) -> dict[str, str]:
     if not credentials:
-        return {}
-    path = Path(credentials).expanduser()
-    if credentials.startswith("SU") and ":" not in credentials and "/" not in credentials:
+        return {"user": user, "password": password} if user else {}
+    if credentials.startswith("SU") and "/" not in credentials:
         return {"nkeys_seed_str": credentials}
-    if path.is_file():
-        return {"user_credentials" if path.suffix == ".creds" else "nkeys_seed": str(path)}
-    user, colon, password = credentials.partition(":")
-    if not colon or "/" in user:
+    path = Path(credentials).expanduser()
+    if not path.is_file():
         raise BusUnavailableError(
-            f"bus.credentials: no file {path}; it is the path of a .creds or nkey seed file, an nkey seed, or user:password"
+            f"bus.credentials: there is no file {path}; it is the path of a .creds or nkey seed file, or an nkey seed"
         )
-    return {"user": user, "password": password}
+    return {"user_credentials" if path.suffix == ".creds" else "nkeys_seed": str(path)}
 
 
 def _without_password(url: str) -> str:

@@ -1,11 +1,13 @@
 """What goes wrong on the bus, by name."""
 
+from autopoiesis.runtime.errors import OperatorError
+
 
 class BusError(Exception):
     """Any failure of the bus."""
 
 
-class BusUnavailableError(BusError):
+class BusUnavailableError(BusError, OperatorError):
     """No connection could be made in time, or credentials were refused; the message says what was tried."""
 
 
@@ -17,7 +19,7 @@ class PublishFailedError(BusError):
     """A stream did not acknowledge an event in time. It may have been stored all the same: repeat with the same id."""
 
 
-class StreamConflictError(BusError):
+class StreamConflictError(BusError, OperatorError):
     """A stream exists with a configuration that cannot be changed into ours."""
 
 

@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from autopoiesis.runtime.errors import OperatorError
+
 ACCOUNTS = ("postgres", "nobody")
 
 
-class AccountError(RuntimeError):
+class AccountError(OperatorError):
     """Root, and no way to run PostgreSQL as somebody else; the message says what to set."""
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from autopoiesis.runtime.errors import OperatorError
+
 GUARDIAN = Path(__file__).with_name("guardian.py")
 LOG_LIMIT = 10 * 1024 * 1024
 READY_FD = "AUTOPOIESIS_READY_FD"
@@ -23,7 +25,7 @@ BACKOFF_MIN, BACKOFF_MAX = 0.2, 10.0
 Ready = Callable[[], bool] | Literal["notify"] | None
 
 
-class ChildFailedError(RuntimeError):
+class ChildFailedError(OperatorError):
     """A child ended, or was not ready in time; the message holds the end of its log."""
 
 

@@ -5,11 +5,13 @@ import os
 import time
 from pathlib import Path
 
+from autopoiesis.runtime.errors import OperatorError
+
 PATIENCE = 20.0
 """Seconds granted to the children of a dead supervisor to finish stopping."""
 
 
-class DataDirectoryInUseError(RuntimeError):
+class DataDirectoryInUseError(OperatorError):
     """Another supervisor holds this data directory."""
 
 

@@ -1,0 +1,86 @@
+"""uvicorn inside a loop that is already running and keeps its own signal handlers."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+from typing import Any, Self
+
+import uvicorn
+
+from autopoiesis.runtime.errors import OperatorError
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class HttpServer:
+    """A listening ASGI application."""
+
+    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.task = task
+        """Ends when the server does; an exception in it is the server's."""
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it: the loopback address when it listens on all."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{host}:{self.port}"
+
+    @classmethod
+    async def start(
+        cls, app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: float = 10.0, **options: Any
+    ) -> Self:
+        """Serve `app` on `host`:`port` (0: a free one); returns when it accepts connections.
+
+        `grace`: seconds that open requests get when it stops. `options` go to `uvicorn.Config`.
+        Raises `OperatorError` when the address cannot be had.
+        """
+        listener = _listen(host, port)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan=options.pop("lifespan", "off"),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(grace)),
+            timeout_keep_alive=options.pop("timeout_keep_alive", 75),
+            **options,
+        )
+        server = _Server(config)
+        task = asyncio.create_task(server.serve([listener]), name=f"http {host}:{port}")
+        while not server.started:
+            if task.done():
+                listener.close()
+                task.result()
+                raise OperatorError(f"the HTTP server on {host}:{port} ended at once")
+            await asyncio.sleep(0.001)
+        return cls(server, task, host, listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Accept no more connections, let open requests finish within the grace period, and return."""
+        self._server.should_exit = True
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OperatorError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another host or port"
+        ) from error
+    listener.setblocking(False)
+    return listener
