@@ -313,7 +313,7 @@ class Replica:
         self._chunks = chunks
         self._start = now
         if decoding or chunks:
-            self._time_run(chunks, once=preempted)
+            self._time_run(chunks, once=preempted or self._head_may_shrink())
         else:
             self._end = math.inf
 
@@ -396,6 +396,10 @@ class Replica:
                 self._share(sequence, cached + chunk)
                 used = self._blocks_in_use(1) + sum(self._private_pages(s, c) for s, c in chunks)
                 self._cache.shrink(self._blocks - used)
+
+    def _head_may_shrink(self) -> bool:
+        """A waiting job that does not fit may come to need less as its idle hits are evicted: look again at each step."""
+        return self._cache is not None and bool(self._waiting) and not self.config.reserve_full_prompt
 
     def _match(self, sequence: _Sequence) -> tuple[int, int]:
         if self._cache is None or not sequence.job.block_hashes:
