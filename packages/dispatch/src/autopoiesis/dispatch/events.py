@@ -1,22 +1,23 @@
 """What goes into the dispatcher and what comes out.
 
 Events are facts with the time they became known; actions are orders to whoever owns the wires (the router) or the clock
-(the simulator). Plain data: a recorded list of events replays to identical actions.
+(the simulator). Plain data: a recorded list of events replays to identical actions. Structs rather than frozen dataclasses,
+because those cost fifteen times as much to make.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.messages.infer import FailureCode
 from autopoiesis.contracts.messages.policy import Activation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """A request reached this router. `request_id` is unique; the dispatcher numbers arrivals itself."""
 
     request_id: str
@@ -39,31 +40,27 @@ class Arrival:
     """Rolling hashes of the prompt's blocks of `DispatchSettings.block_tokens` tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A heartbeat arrived."""
 
     heartbeat: Heartbeat
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaGone:
+class ReplicaGone(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A send met no responder, a connection ended, or the node said goodbye: known at once, not by missed heartbeats."""
 
     replica: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(msgspec.Struct, frozen=True, gc=False, tag=True):
     """`count` more tokens of a request reached this router; the first such event is the first token."""
 
     request_id: str
     count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """The replica ended a request. `code` is none where it finished."""
 
     request_id: str
@@ -74,17 +71,27 @@ class Ended:
     cached_tokens: int = 0
     natural: bool = True
     """The model stopped by itself: the length is the true one, not cut by a limit."""
+    first_token_s: float = 0.0
+    """Seconds from the send to the first token, for answers that came whole, without `Tokens` before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Bounced(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """The replica did not take the request (it drains, it lost its engine, its own queue is full); nothing was produced.
+
+    Unlike `Ended` this is not the end: the dispatcher answers with another `Send`, holds the request, or says `Lost`.
+    """
+
+    request_id: str
+    reason: str
+
+
+class Left(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The client went away."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Activated:
+class Activated(msgspec.Struct, frozen=True, gc=False, tag=True):
     """An activation arrived; epochs at or below the one in force are ignored."""
 
     activation: Activation
@@ -92,16 +99,14 @@ class Activated:
     """Applied whatever its epoch: an operator pinned a policy on this router, or removed the pin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True, gc=False, tag=True):
     """`Dispatcher.next_wake` has passed."""
 
 
-Event = Arrival | Beat | ReplicaGone | Tokens | Ended | Left | Activated | Wake
+Event = Arrival | Beat | ReplicaGone | Tokens | Ended | Bounced | Left | Activated | Wake
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """Send the request to `replica`; `nth` goes into `Generate.nth`."""
 
     request_id: str
@@ -120,8 +125,7 @@ class Send:
     fuel: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """Answer the client now; nothing was sent to it yet. The request is over for the dispatcher."""
 
     request_id: str
@@ -135,8 +139,7 @@ class Refuse:
     fuel: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Tell `replica` to stop generating."""
 
     request_id: str
@@ -144,8 +147,7 @@ class Abort:
     code: FailureCode
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The replica failed under a request that cannot be sent again (tokens are out, or attempts are used up)."""
 
     request_id: str
@@ -153,8 +155,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """The active policy raised, ran out of fuel or answered nonsense; the fallback decided instead."""
 
     hash: str
@@ -165,8 +166,7 @@ class Fault:
     quarantined: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Swapped:
+class Swapped(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A new policy decides from here on."""
 
     hash: str

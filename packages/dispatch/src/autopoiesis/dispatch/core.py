@@ -1,0 +1,502 @@
+"""The dispatcher: facts in, orders out. See `events` for both, and ADR 5 for the rules."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from copy import deepcopy
+from heapq import heappop, heappush
+from typing import Any, Final, Literal
+
+from autopoiesis.dispatch import events as ev
+from autopoiesis.dispatch.budget import FuelBudget
+from autopoiesis.dispatch.control import Control
+from autopoiesis.dispatch.fleet import Fleet, ReplicaInfo
+from autopoiesis.dispatch.models import ModelState, Offer
+from autopoiesis.dispatch.names import Numbering, Recent
+from autopoiesis.dispatch.parties import NO_SESSION, Party
+from autopoiesis.dispatch.port import Compile, CompiledPolicy
+from autopoiesis.dispatch.replicas import ReplicaState
+from autopoiesis.dispatch.settings import DispatchSettings
+from autopoiesis.dispatch.stats import Counters, Stats
+from autopoiesis.dispatch.ticket import Ticket
+from autopoiesis.dispatch.workflows import WorkflowState, time_alone
+from autopoiesis.policy.api import HOLD, REJECT, Assign, RouteDecision
+
+REPLICA_FAILURES: Final = frozenset({"unavailable", "overloaded", "internal"})
+"""Ends that count against the replica."""
+CHARGE_EVERY: Final = 64
+"""Output tokens after which a running answer is charged to its tenant."""
+
+Reason = Literal["rejected", "queue_full", "no_replica", "deadline"]
+
+
+class Dispatcher:
+    """Decides where requests go. No clock, no I/O; not thread-safe."""
+
+    def __init__(
+        self,
+        settings: DispatchSettings,
+        *,
+        router: str,
+        policy: CompiledPolicy,
+        seed: int = 0,
+        compile: Compile,  # noqa: A002 - the word for it
+    ) -> None:
+        self._settings = settings
+        self._now = -math.inf
+        self._seq = 0
+        self._models: dict[str, ModelState] = {}
+        self._adapters = Numbering(first=1)
+        self._tenants = Recent(settings.max_parties, Party)
+        self._sessions = Recent(settings.max_parties, Party, first=1)
+        self._workflows = Recent(settings.max_parties, WorkflowState)
+        self._live: dict[str, Ticket] = {}
+        self._fleet = Fleet(settings, router, self._model)
+        self._control = Control(settings, policy, compile, self._hits, seed)
+        self._fuel = FuelBudget(settings.fuel_per_second)
+        self._timers: list[tuple[float, int, Ticket]] = []
+        self._restless: OrderedDict[int, ModelState] = (
+            OrderedDict()
+        )  # models whose held requests may have room
+        self._pass_at = math.inf
+        self._last_pass = -math.inf
+        self._counters = Counters()
+        self._handlers: dict[type, Callable[[float, Any, list[ev.Action]], None]] = {
+            ev.Arrival: self._arrival,
+            ev.Beat: self._beat,
+            ev.ReplicaGone: self._replica_gone,
+            ev.Bounced: self._bounced,
+            ev.Tokens: self._tokens,
+            ev.Ended: self._ended,
+            ev.Left: self._left,
+            ev.Activated: self._activated,
+            ev.Wake: self._wake,
+        }
+
+    def handle(self, now: float, event: ev.Event) -> list[ev.Action]:
+        """Orders that follow from one fact. Raises ValueError where `now` falls or a request id is in use."""
+        if now < self._now:
+            raise ValueError(f"time went back from {self._now!r} to {now!r}")
+        self._now = now
+        actions: list[ev.Action] = []
+        self._handlers[type(event)](now, event, actions)
+        return actions
+
+    @property
+    def next_wake(self) -> float:
+        """When to send Wake; inf if nothing waits."""
+        timers = self._timers
+        while timers and not timers[0][2].queued:
+            heappop(timers)
+        return min(self._pass_at, timers[0][0]) if timers else self._pass_at
+
+    @property
+    def active(self) -> CompiledPolicy:
+        """What decides now: the fallback while the policy in force is quarantined."""
+        return self._control.decider.policy
+
+    @property
+    def epoch(self) -> int:
+        return self._control.epoch
+
+    def queue_length(self, model: str) -> int:
+        state = self._models.get(model)
+        return len(state.queue) if state else 0
+
+    def fleet(self) -> list[ReplicaInfo]:
+        return self._fleet.describe(self._now)
+
+    def stats(self) -> Stats:
+        queued = {name: len(model.queue) for name, model in self._models.items()}
+        return Stats(
+            counters=deepcopy(self._counters),
+            policy=self.active.hash,
+            epoch=self.epoch,
+            quarantined=self._control.quarantined,
+            queued=queued,
+            inflight=len(self._live) - sum(queued.values()),
+            fuel=self._fuel.total,
+        )
+
+    # what happens
+
+    def _arrival(self, now: float, event: ev.Arrival, out: list[ev.Action]) -> None:
+        if event.request_id in self._live:
+            raise ValueError(f"request id {event.request_id!r} is in use")
+        model = self._models.get(event.model) or self._model(event.model)
+        tokens = model.ratio.tokens(event.prompt_bytes)
+        ticket = Ticket(
+            event,
+            self._seq,
+            now,
+            model,
+            tokens,
+            model.lengths.level(event.klass, tokens),
+            self._tenants.get(event.tenant),
+            self._sessions.get(event.session) if event.session else NO_SESSION,
+            self._workflows.get(event.workflow) if event.workflow else None,
+            self._adapters[event.adapter] if event.adapter else 0,
+        )
+        self._seq += 1
+        self._live[event.request_id] = ticket
+        if ticket.workflow:
+            ticket.workflow.opened(now, ticket.seq, time_alone(ticket, ticket.expected_output))
+        counts = model.traffic.at(now)
+        counts.arrivals += 1
+        counts.prompt_tokens += tokens
+        self._counters.arrivals += 1
+        self._decide(now, ticket, out)
+
+    def _beat(self, now: float, event: ev.Beat, out: list[ev.Action]) -> None:
+        beat = event.heartbeat
+        orphans = self._fleet.beat(now, beat)
+        state = self._fleet.replicas[beat.replica]
+        for ticket in orphans:
+            reason = "the engine stopped" if beat.state in {"stopped", "failed"} else "the engine restarted"
+            self._orphaned(now, ticket, state, reason, out)
+        self._room(now, state.model)
+
+    def _replica_gone(self, now: float, event: ev.ReplicaGone, out: list[ev.Action]) -> None:
+        state = self._fleet.replicas.get(event.replica)
+        if state is None:
+            return
+        for ticket in self._fleet.gone(state):
+            self._orphaned(now, ticket, state, event.reason, out)
+        self._room(now, state.model)
+
+    def _bounced(self, now: float, event: ev.Bounced, out: list[ev.Action]) -> None:
+        ticket = self._live.get(event.request_id)
+        if ticket is None or ticket.replica is None:
+            return
+        state = ticket.replica
+        state.ended(ticket)
+        self._fleet.suspend(state)
+        self._orphaned(now, ticket, state, event.reason, out)
+        self._room(now, state.model)
+
+    def _tokens(self, now: float, event: ev.Tokens, out: list[ev.Action]) -> None:
+        ticket = self._live.get(event.request_id)
+        if ticket is None or ticket.replica is None or event.count <= 0:
+            return
+        if ticket.first_at is None:
+            self._first_token(now, ticket)
+        ticket.tokens += event.count
+        ticket.replica.generated(event.count)
+        if ticket.tokens - ticket.charged >= CHARGE_EVERY:
+            self._charge(now, ticket, ticket.tokens - ticket.charged)
+            ticket.charged = ticket.tokens
+
+    def _first_token(self, at: float, ticket: Ticket) -> None:
+        state = ticket.replica
+        assert state is not None
+        state.first_token(ticket)
+        ticket.first_at = at
+        state.latency.ttft_correction.observe(ticket.raw_ttft, at - ticket.sent_at)
+
+    def _ended(self, now: float, event: ev.Ended, out: list[ev.Action]) -> None:
+        ticket = self._live.get(event.request_id)
+        if ticket is None:
+            return
+        state, model = ticket.replica, ticket.model
+        finished = event.code is None
+        tokens = max(event.output_tokens, ticket.tokens)
+        if state is not None:
+            if ticket.first_at is None and event.first_token_s > 0:
+                self._first_token(min(now, ticket.sent_at + event.first_token_s), ticket)
+            if finished and tokens > 1 and ticket.first_at is not None:
+                state.latency.tpot_correction.observe(ticket.raw_tpot, (now - ticket.first_at) / (tokens - 1))
+            state.ended(ticket)
+            state.faults.observe(now, event.code in REPLICA_FAILURES)
+            self._charge(now, ticket, tokens - ticket.charged)
+        if event.prompt_tokens and ticket.event.prompt_bytes:
+            model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
+        self._counters.ended += 1
+        self._close(now, ticket, tokens, natural=finished and event.natural, finished=finished)
+        self._judge(now, ticket, tokens, finished)
+        if state is not None:
+            self._room(now, model)
+
+    def _left(self, now: float, event: ev.Left, out: list[ev.Action]) -> None:
+        ticket = self._live.get(event.request_id)
+        if ticket is None:
+            return
+        self._counters.left += 1
+        state = ticket.replica
+        if state is not None:
+            state.ended(ticket)
+            out.append(ev.Abort(event.request_id, state.name, "cancelled"))
+            self._room(now, ticket.model)
+        self._close(now, ticket, ticket.tokens, natural=False, finished=False)
+
+    def _activated(self, now: float, event: ev.Activated, out: list[ev.Action]) -> None:
+        swapped = self._control.activate(event.activation, force=event.force)
+        if swapped is None:
+            return
+        out.append(swapped)
+        if not swapped.refused:
+            self._counters.swaps += 1
+            for model in self._models.values():
+                self._room(now, model)
+
+    def _wake(self, now: float, event: ev.Wake, out: list[ev.Action]) -> None:
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            ticket = heappop(timers)[2]
+            if ticket.queued:
+                ticket.due = math.inf
+                self._decide(now, ticket, out)
+        if self._pass_at <= now:
+            self._pass(now, out)
+
+    # deciding
+
+    def _decide(self, now: float, ticket: Ticket, out: list[ev.Action]) -> None:
+        """Ask the policy, and carry out its answer or the fallback's."""
+        if ticket.event.deadline <= now:
+            self._refuse(now, ticket, "deadline", out)
+            return
+        offer = ticket.model.offer(now)
+        if not offer.states:
+            self._await_replica(now, ticket, offer, out)
+            return
+        ticket.no_replica_since = None
+        verdict = self._ask(now, ticket, offer, out)
+        if verdict is HOLD:
+            self._counters.holds += 1
+            ticket.holds += 1
+            if ticket.hold_until == math.inf:
+                ticket.hold_until = now + self._settings.hold_max_s
+            if now < ticket.hold_until:
+                self._hold(now, ticket, offer, ticket.hold_until, out)
+                return
+        elif verdict is REJECT and self._may_reject(now, ticket):
+            self._refuse(now, ticket, "rejected", out)
+            return
+        fallback = not isinstance(verdict, Assign)
+        if fallback:
+            verdict = self._control.fallback.route(now, ticket, offer)
+        assert isinstance(verdict, Assign)
+        self._send(now, ticket, offer, verdict, fallback, out)
+
+    def _ask(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> RouteDecision | None:
+        """The policy's answer; None where it has none to give."""
+        control = self._control
+        if control.quarantined:
+            self._fuel.spend(now, len(offer.states))
+            return None
+        before = ticket.fuel
+        try:
+            return control.decider.route(now, ticket, offer)
+        except Exception as error:
+            self._fault(now, error, out)
+            return None
+        finally:
+            self._fuel.spend(now, ticket.fuel - before + len(offer.states))
+
+    def _may_reject(self, now: float, ticket: Ticket) -> bool:
+        return not ticket.attempts and ticket.model.traffic.may_reject(now, self._settings.max_reject_share)
+
+    def _fault(self, now: float, error: Exception, out: list[ev.Action]) -> None:
+        self._counters.faults += 1
+        out.append(self._control.fault(now, error))
+        if self._control.quarantined:
+            for model in self._models.values():
+                self._room(now, model)
+
+    def _send(
+        self, now: float, ticket: Ticket, offer: Offer, assign: Assign, fallback: bool, out: list[ev.Action]
+    ) -> None:
+        if ticket.queued:
+            ticket.model.queue.remove(ticket)
+        ticket.due = math.inf
+        state, event = offer.states[assign.replica], ticket.event
+        blocks = event.block_hashes
+        hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens if blocks else 0
+        ticket.uncached = max(0, ticket.prompt_tokens - hit)
+        if state.dirty:
+            state.refresh(now, offer.routers)
+        ticket.raw_ttft = state.latency.raw_ttft(ticket.uncached)
+        ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
+        state.sent(now, ticket)
+        if blocks:
+            self._fleet.prefixes.add(state.slot, blocks, self._prefix_limit(state.view.kv_capacity_tokens))
+        self._charge(now, ticket, ticket.prompt_tokens)
+        if ticket.session is not NO_SESSION:
+            ticket.session.replica = state
+        counters = self._counters
+        counters.sends += 1
+        counters.retries += ticket.attempts > 0
+        counters.fallbacks += fallback
+        out.append(
+            ev.Send(
+                request_id=event.request_id,
+                replica=state.name,
+                nth=ticket.nth,
+                prompt_tokens=ticket.prompt_tokens,
+                priority=assign.priority,
+                decode=offer.states[assign.decode].name if assign.decode >= 0 else "",
+                attempt=ticket.attempts + 1,
+                epoch=self._control.epoch,
+                policy=self._control.policy.hash,
+                fallback=fallback,
+                holds=ticket.holds,
+                fuel=ticket.fuel,
+            )
+        )
+
+    def _prefix_limit(self, kv_capacity: int) -> int:
+        most = self._settings.max_prefix_blocks
+        return min(most, kv_capacity // self._settings.block_tokens) if kv_capacity else most
+
+    def _refuse(self, now: float, ticket: Ticket, reason: Reason, out: list[ev.Action]) -> None:
+        model = ticket.model
+        refused = self._counters.refused
+        refused[reason] = refused.get(reason, 0) + 1
+        counts = model.traffic.at(now)
+        counts.judged += 1
+        counts.rejects += reason == "rejected"
+        waiting = len(model.queue) + 1
+        self._close(now, ticket, 0, natural=False, finished=False)
+        out.append(
+            ev.Refuse(
+                request_id=ticket.event.request_id,
+                reason=reason,
+                message=MESSAGES[reason].format(model=model.name),
+                retry_after=min(max(1.0, waiting / max(model.traffic.ends_per_second(now), 0.1)), 60.0),
+                epoch=self._control.epoch,
+                policy=self._control.policy.hash,
+                holds=ticket.holds,
+                fuel=ticket.fuel,
+            )
+        )
+
+    # holding
+
+    def _hold(self, now: float, ticket: Ticket, offer: Offer, until: float, out: list[ev.Action]) -> None:
+        """Keep it in the queue, and look at it again at `until` or at its deadline."""
+        queue = ticket.model.queue
+        if not ticket.queued:
+            if len(queue) >= self._settings.max_queue and not ticket.attempts:
+                self._refuse(now, ticket, "queue_full", out)
+                return
+            queue.add(ticket, self._key(now, ticket, offer, out))
+        due = min(until, ticket.event.deadline)
+        if due < ticket.due:
+            ticket.due = due
+            heappush(self._timers, (due, ticket.seq, ticket))
+
+    def _key(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> float:
+        before = ticket.fuel
+        try:
+            return self._control.decider.key(now, ticket, offer)
+        except Exception as error:
+            self._fault(now, error, out)
+            return self._control.fallback.key(now, ticket, offer)
+        finally:
+            self._fuel.spend(now, ticket.fuel - before + 1)
+
+    def _await_replica(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> None:
+        if ticket.no_replica_since is None:
+            ticket.no_replica_since = now
+        until = ticket.no_replica_since + self._settings.no_replica_wait_s
+        if until <= now:
+            self._refuse(now, ticket, "no_replica", out)
+        else:
+            self._hold(now, ticket, offer, until, out)
+
+    def _room(self, now: float, model: ModelState) -> None:
+        """Held requests of this model may find room now."""
+        if len(model.queue):
+            model.queue.begin_pass()
+            self._restless[model.number] = model
+            self._pass_at = min(self._pass_at, max(now, self._last_pass + self._settings.wake_interval_s))
+
+    def _pass(self, now: float, out: list[ev.Action]) -> None:
+        """Offer held requests, within the fuel that is left; a model that was cut short goes behind the others."""
+        self._counters.passes += 1
+        self._last_pass = now
+        self._pass_at = math.inf
+        stop_at = self._fuel.total + min(self._settings.fuel_per_wake, self._fuel.left(now))
+        while self._restless and self._fuel.total < stop_at:
+            number, model = self._restless.popitem(last=False)
+            self._rekey(now, model, out)
+            while self._fuel.total < stop_at and (ticket := model.queue.next_in_pass()):
+                self._decide(now, ticket, out)
+            if model.queue.passing:
+                self._restless[number] = model
+        if self._restless:
+            again = now + self._settings.wake_interval_s
+            self._pass_at = again if self._fuel.left(again) > 0 else self._fuel.refilled_at()
+
+    def _rekey(self, now: float, model: ModelState, out: list[ev.Action]) -> None:
+        offer = model.offer(now)
+        for _ in range(min(self._settings.rekey_per_wake, len(model.queue))):
+            ticket = model.queue.age()
+            model.queue.rekey(ticket, self._key(now, ticket, offer, out))
+
+    # ends
+
+    def _orphaned(
+        self, now: float, ticket: Ticket, state: ReplicaState, reason: str, out: list[ev.Action]
+    ) -> None:
+        """Its replica failed: send it elsewhere where nothing was lost with it."""
+        ticket.replica = None
+        ticket.attempts += 1
+        state.faults.observe(now, True)
+        if ticket.first_at is None and ticket.attempts < self._settings.max_attempts:
+            self._decide(now, ticket, out)
+            return
+        self._counters.lost += 1
+        self._close(now, ticket, ticket.tokens, natural=False, finished=False)
+        ticket.model.traffic.at(now).judged += 1
+        out.append(ev.Lost(ticket.event.request_id, state.name, reason))
+
+    def _close(self, now: float, ticket: Ticket, tokens: int, *, natural: bool, finished: bool) -> None:
+        del self._live[ticket.event.request_id]
+        if tokens:
+            ticket.length.observe(tokens, natural)
+        if ticket.workflow:
+            service = now - ticket.sent_at if finished else 0.0
+            ticket.workflow.closed(ticket.seq, time_alone(ticket, tokens), service, finished)
+        if ticket.queued:
+            ticket.model.queue.remove(ticket)
+
+    def _judge(self, now: float, ticket: Ticket, tokens: int, finished: bool) -> None:
+        """Count whether its objectives were met."""
+        event, first = ticket.event, ticket.first_at
+        counts = ticket.model.traffic.at(now)
+        counts.ends += 1
+        counts.output_tokens += tokens
+        counts.judged += 1
+        if finished and (now if first is None else first) - ticket.arrival <= event.ttft_slo:
+            pace = 0.0 if first is None or tokens < 2 else (now - first) / (tokens - 1)
+            counts.met += pace <= event.tpot_slo
+
+    def _charge(self, now: float, ticket: Ticket, tokens: int) -> None:
+        ticket.tenant.service.add(now, tokens)
+        if ticket.session is not NO_SESSION:
+            ticket.session.service.add(now, tokens)
+
+    def _model(self, name: str) -> ModelState:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = ModelState(name, len(self._models), self._settings)
+        return model
+
+    def _hits(self, ticket: Ticket) -> dict[int, int]:
+        """Prompt tokens believed cached, by replica slot."""
+        blocks = ticket.event.block_hashes
+        if not blocks:
+            return {}
+        size, most = self._settings.block_tokens, ticket.prompt_tokens
+        return {slot: min(count * size, most) for slot, count in self._fleet.prefixes.hits(blocks).items()}
+
+
+MESSAGES: Final[dict[Reason, str]] = {
+    "rejected": "the dispatch policy turned the request away to protect others",
+    "queue_full": "the queue of model {model} is full",
+    "no_replica": "no replica of model {model} is ready",
+    "deadline": "the deadline passed before a replica of model {model} took the request",
+}

@@ -1,0 +1,65 @@
+"""A policy together with the views it is shown."""
+
+from __future__ import annotations
+
+import math
+
+from autopoiesis.dispatch.chance import Chance
+from autopoiesis.dispatch.filling import Hits, replicas_filler, request_filler
+from autopoiesis.dispatch.models import Offer
+from autopoiesis.dispatch.port import CompiledPolicy
+from autopoiesis.dispatch.ticket import Ticket
+from autopoiesis.policy.api import DispatchContext, Request, RouteDecision
+
+
+class Decider:
+    """Fills what `policy` reads and calls it. Whatever the policy raises passes through."""
+
+    __slots__ = (
+        "_chance",
+        "_context",
+        "_fill",
+        "_fill_replicas",
+        "_hits",
+        "_request",
+        "_seed",
+        "_uses_chance",
+        "policy",
+    )
+
+    def __init__(self, policy: CompiledPolicy, hits: Hits, seed: int) -> None:
+        self.policy = policy
+        self._hits = hits
+        self._seed = seed
+        self._chance = Chance()
+        self._request = Request()
+        self._context = DispatchContext()
+        self._context.random = self._chance.uniform
+        self._fill = request_filler(policy.reads)
+        self._fill_replicas = replicas_filler(policy.reads)
+        self._uses_chance = "random" in policy.reads.get("DispatchContext", ())
+
+    def key(self, now: float, ticket: Ticket, offer: Offer) -> float:
+        """The policy's priority. Raises ValueError where it is not a number."""
+        self._fill(self._request, self._context, ticket, offer, now)
+        if self._uses_chance:
+            self._chance.seed(self._seed, 2 * ticket.seq)
+        try:
+            key = float(self.policy.prioritize(self._request, self._context))
+        finally:
+            ticket.fuel += self.policy.fuel_used
+        if math.isnan(key):
+            raise ValueError("prioritize returned nan; a number that can be ordered is needed")
+        return key
+
+    def route(self, now: float, ticket: Ticket, offer: Offer) -> RouteDecision:
+        """The policy's decision."""
+        self._fill(self._request, self._context, ticket, offer, now)
+        if self._fill_replicas is not None:
+            self._fill_replicas(ticket, offer, self._hits, now)
+        if self._uses_chance:
+            self._chance.seed(self._seed, 2 * ticket.seq + 1)
+        try:
+            return self.policy.route(self._request, offer.views, self._context)
+        finally:
+            ticket.fuel += self.policy.fuel_used

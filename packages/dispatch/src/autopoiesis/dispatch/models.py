@@ -1,0 +1,76 @@
+"""What the dispatcher keeps per model: the queue, the replicas, and what was learned of the requests."""
+
+from __future__ import annotations
+
+import math
+
+from autopoiesis.contracts.messages.fleet import StepModel
+from autopoiesis.dispatch.estimators import PromptRatio
+from autopoiesis.dispatch.lengths import OutputLengths
+from autopoiesis.dispatch.queue import HeldQueue
+from autopoiesis.dispatch.replicas import ReplicaState
+from autopoiesis.dispatch.settings import DispatchSettings
+from autopoiesis.dispatch.traffic import Traffic
+from autopoiesis.policy.api import Replica
+
+
+class Offer:
+    """The replicas that a policy is offered, and their views in the same order."""
+
+    __slots__ = ("routers", "states", "until", "views")
+
+    def __init__(self, states: tuple[ReplicaState, ...], until: float) -> None:
+        self.states = states
+        self.views: tuple[Replica, ...] = tuple(state.view for state in states)
+        self.until = until
+        self.routers = max((len(state.beat.received) for state in states if state.beat), default=1) or 1
+        for index, view in enumerate(self.views):
+            view.index = index
+
+
+NOTHING = Offer((), -math.inf)
+
+
+class ModelState:
+    """One model. `number` stands for its name in views."""
+
+    __slots__ = (
+        "_offer",
+        "_suspect_after",
+        "lengths",
+        "members",
+        "name",
+        "number",
+        "queue",
+        "ratio",
+        "step_model",
+        "traffic",
+    )
+
+    def __init__(self, name: str, number: int, settings: DispatchSettings) -> None:
+        self.name = name
+        self.number = number
+        self.queue = HeldQueue()
+        self.traffic = Traffic()
+        self.lengths = OutputLengths(settings.prior_output_tokens)
+        self.ratio = PromptRatio(settings.prior_tokens_per_byte)
+        self.members: list[ReplicaState] = []
+        self.step_model: StepModel | None = None
+        """Of the replica heard last."""
+        self._suspect_after = settings.suspect_after_s
+        self._offer = NOTHING
+
+    def offer(self, now: float) -> Offer:
+        """Replicas that are ready and not suspect, in order of first sight."""
+        offer = self._offer
+        if now < offer.until:
+            return offer
+        after = self._suspect_after
+        states = tuple(state for state in self.members if state.ready and now < state.beat_at + after)
+        until = min((state.beat_at for state in states), default=-math.inf) + after
+        self._offer = offer = Offer(states, until)
+        return offer
+
+    def changed(self) -> None:
+        """A replica joined, left, or changed its state."""
+        self._offer = NOTHING

@@ -1,0 +1,180 @@
+"""One replica as this router sees it: its last heartbeat, corrected by what this router did since."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.dispatch.estimators import Decaying, Share
+from autopoiesis.dispatch.latency import UNKNOWN, Latency
+from autopoiesis.policy.api import Replica
+
+if TYPE_CHECKING:
+    from autopoiesis.dispatch.models import ModelState
+    from autopoiesis.dispatch.ticket import Ticket
+
+PREFILL_RATE_HALF_LIFE_S = 10.0
+
+
+class ReplicaState:
+    """`view` is what policies read. Sends whose `nth` the heartbeat has not received are *fresh*: its figures miss them."""
+
+    __slots__ = (
+        "_ended",
+        "_fresh",
+        "_fresh_kv",
+        "_fresh_live",
+        "_fresh_prefill",
+        "_generated",
+        "_prefill_sent",
+        "_prefilled",
+        "_released",
+        "beat",
+        "beat_at",
+        "dirty",
+        "faults",
+        "flights",
+        "latency",
+        "model",
+        "name",
+        "notice_at",
+        "nth",
+        "ready",
+        "slot",
+        "view",
+    )
+
+    def __init__(self, name: str, slot: int, identity: int, model: ModelState) -> None:
+        self.name = name
+        self.slot = slot
+        self.model = model
+        self.view = Replica()
+        self.view.id = identity
+        self.beat: Heartbeat | None = None
+        self.beat_at = -math.inf
+        self.notice_at = math.inf
+        self.ready = False
+        self.nth = 0
+        self.flights: dict[str, Ticket] = {}
+        self.latency = Latency()
+        self.faults = Share()
+        self.dirty = True
+        self._prefill_sent = Decaying(PREFILL_RATE_HALF_LIFE_S)
+        self._fresh: deque[Ticket] = deque()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._fresh_live = 0
+        self._fresh_prefill = 0  # prompt tokens of fresh sends without a first token
+        self._fresh_kv = 0  # prompt tokens of fresh sends
+        self._settle()
+
+    def _settle(self) -> None:
+        self._prefilled = 0  # prompt tokens of included sends that got their first token since the heartbeat
+        self._ended = 0  # included sends that ended since
+        self._released = 0  # KV tokens these held
+        self._generated = 0  # tokens that came since
+
+    def void(self) -> list[Ticket]:
+        """The engine is gone or new: forget what was in it and return the requests that were running there."""
+        orphans = list(self.flights.values())
+        self.flights.clear()
+        self._fresh.clear()
+        self._clear()
+        self.ready = False
+        self.dirty = True
+        return orphans
+
+    def heard(self, now: float, beat: Heartbeat, acked: int) -> None:
+        """A new heartbeat that includes all sends up to number `acked`."""
+        self.beat = beat
+        self.beat_at = now
+        self.notice_at = math.inf if beat.notice_s is None else now + beat.notice_s
+        self.ready = beat.state == "ready"
+        self._settle()
+        fresh = self._fresh
+        while fresh and fresh[0].nth <= acked:
+            ticket = fresh.popleft()
+            if ticket.replica is self:
+                self._unfreshen(ticket)
+                ticket.included = True
+        self.dirty = True
+
+    def _unfreshen(self, ticket: Ticket) -> None:
+        self._fresh_live -= 1
+        self._fresh_kv -= ticket.uncached
+        if ticket.first_at is None:
+            self._fresh_prefill -= ticket.uncached
+
+    def sent(self, now: float, ticket: Ticket) -> None:
+        self.nth += 1
+        ticket.nth = self.nth
+        ticket.replica = self
+        ticket.sent_at = now
+        ticket.included = False
+        self.flights[ticket.event.request_id] = ticket
+        self._fresh.append(ticket)
+        self._fresh_live += 1
+        self._fresh_prefill += ticket.uncached
+        self._fresh_kv += ticket.uncached
+        self._prefill_sent.add(now, ticket.uncached)
+        self.dirty = True
+
+    def first_token(self, ticket: Ticket) -> None:
+        """To be called before `ticket.first_at` is set."""
+        if ticket.included:
+            self._prefilled += ticket.uncached
+        else:
+            self._fresh_prefill -= ticket.uncached
+        self.dirty = True
+
+    def generated(self, tokens: int) -> None:
+        self._generated += tokens
+        self.dirty = True
+
+    def ended(self, ticket: Ticket) -> None:
+        del self.flights[ticket.event.request_id]
+        if ticket.included:
+            self._ended += 1
+            self._released += ticket.prompt_tokens + ticket.tokens
+            if ticket.first_at is None:
+                self._prefilled += ticket.uncached
+        else:
+            self._unfreshen(ticket)
+            self._generated -= ticket.tokens
+        ticket.replica = None
+        self.dirty = True
+
+    def refresh(self, now: float, routers: int) -> None:
+        """Bring the corrected fields of the view, and the predictions, up to what is known now."""
+        beat = self.beat
+        assert beat is not None
+        view = self.view
+        running = max(0, beat.running - self._ended)
+        waiting = beat.waiting + self._fresh_live
+        # Waiting with room in the batch means that the KV cache is full: then only ended sequences make room.
+        starved = beat.waiting > 0 and (not beat.max_running or beat.running < beat.max_running)
+        room = self._ended if starved else (beat.max_running - running if beat.max_running else waiting)
+        admitted = min(waiting, max(0, room))
+        view.running = running = running + admitted
+        view.waiting = waiting = waiting - admitted
+        queued = max(0, beat.queued_prefill_tokens - self._prefilled) + self._fresh_prefill
+        view.queued_prefill_tokens = queued
+        held = max(0, beat.kv_used_tokens - self._released + self._generated)
+        view.kv_used_tokens = held + self._fresh_kv
+        view.inflight = len(self.flights)
+        prefill_rate = self._prefill_sent.at(now) * routers * math.log(2) / PREFILL_RATE_HALF_LIFE_S
+        self.latency.update(
+            beat.step_model or UNKNOWN,
+            running,
+            waiting,
+            queued,
+            held + self._fresh_kv - self._fresh_prefill,
+            beat.kv_capacity_tokens,
+            beat.max_running,
+            self.model.lengths.mean(),
+            prefill_rate,
+        )
+        self.dirty = False
