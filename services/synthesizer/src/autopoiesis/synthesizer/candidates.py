@@ -1,0 +1,39 @@
+"""A policy together with what is known of how well it does."""
+
+from dataclasses import dataclass, field
+
+from autopoiesis.contracts.messages.policy import Kind, Origin, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One policy on the open snapshot. `fitness` is goodput relative to the incumbent's (1: equal), mean over loads."""
+
+    fitness: float
+    scores: tuple[Score, ...] = ()
+    breakdown: dict[str, float] = field(default_factory=dict)
+    """Attainment per class and per GPU type, keyed `class interactive`, `gpu H100`."""
+    faults: int = 0
+    stage: int = 0
+    """How far it came in the successive halving; only results of the last stage are comparable with the incumbent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A verified policy with its result, none while it is not scored on the snapshot at hand."""
+
+    hash: str
+    source: str
+    kind: Kind
+    origin: Origin
+    parents: tuple[str, ...] = ()
+    title: str = ""
+    """Library name, or what was changed."""
+    result: Result | None = None
+    feedback: str = ""
+    """The evaluator's last word on it, empty if it never spoke."""
+
+    @property
+    def fitness(self) -> float:
+        """-inf while not scored."""
+        return self.result.fitness if self.result else float("-inf")

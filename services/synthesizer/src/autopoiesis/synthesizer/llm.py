@@ -1,0 +1,97 @@
+"""The door to a language model: any OpenAI-compatible endpoint, if one is configured."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import openai
+from openai.types.chat import ChatCompletionMessageParam
+
+from autopoiesis.synthesizer.settings import LlmSettings
+
+MILLION = 1_000_000
+BYTES_PER_TOKEN = 3
+"""Pessimistic, for budgets before a call."""
+
+
+class LlmError(RuntimeError):
+    """A call that brought no answer; the message says what was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One completed call. Token counts are the endpoint's, or estimated where it gives none."""
+
+    text: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    duration_s: float
+
+
+class LanguageModel:
+    """Calls the endpoint of `settings`, which must name a URL and a model. Raises ValueError otherwise."""
+
+    def __init__(self, settings: LlmSettings) -> None:
+        if not settings.configured:
+            raise ValueError("llm.base_url and llm.model must both be set before a model can be called")
+        self.settings = settings
+        # Empty texts, not None: None makes the client look into the environment for keys and accounts.
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.base_url,
+            api_key=str(settings.key) or "none",
+            organization="",
+            project="",
+            timeout=settings.timeout_s,
+            max_retries=0,
+        )
+
+    @property
+    def name(self) -> str:
+        return self.settings.model
+
+    def worst_case(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, float]:
+        """Tokens and money that a call with these messages may use."""
+        prompt = sum(len(m["content"].encode()) for m in messages) // BYTES_PER_TOKEN + 1
+        return prompt + self.settings.max_tokens, self._cost(prompt, self.settings.max_tokens)
+
+    async def complete(
+        self, messages: Sequence[Mapping[str, str]], *, timeout_s: float | None = None
+    ) -> Answer:
+        """One chat completion within `timeout_s` seconds. Raises LlmError."""
+        started = time.monotonic()
+        limit = min(self.settings.timeout_s, timeout_s or self.settings.timeout_s)
+        try:
+            reply = await self._client.chat.completions.create(
+                model=self.settings.model,
+                messages=cast(list[ChatCompletionMessageParam], list(messages)),
+                temperature=self.settings.temperature,
+                max_tokens=self.settings.max_tokens,
+                timeout=limit,
+            )
+        except openai.APITimeoutError as error:
+            raise LlmError(
+                f"{self.settings.model} at {self.settings.base_url} gave no answer within {limit:g} s"
+            ) from error
+        except openai.OpenAIError as error:
+            raise LlmError(f"{self.settings.model} at {self.settings.base_url}: {error}") from error
+        text = (reply.choices[0].message.content or "") if reply.choices else ""
+        prompt = (
+            reply.usage.prompt_tokens
+            if reply.usage
+            else self.worst_case(messages)[0] - self.settings.max_tokens
+        )
+        completion = (
+            reply.usage.completion_tokens if reply.usage else len(text.encode()) // BYTES_PER_TOKEN + 1
+        )
+        return Answer(
+            text, reply.model, prompt, completion, self._cost(prompt, completion), time.monotonic() - started
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _cost(self, prompt: int, completion: int) -> float:
+        return (prompt * self.settings.prompt_price + completion * self.settings.completion_price) / MILLION

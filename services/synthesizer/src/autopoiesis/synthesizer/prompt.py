@@ -1,0 +1,144 @@
+"""What is asked of a language model: the interface, the objective, what was seen, what was tried. Never request content."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopoiesis.contracts.messages.policy import Kind, Score
+from autopoiesis.synthesizer.candidates import Scored
+from autopoiesis.synthesizer.proposers.base import Task
+from autopoiesis.synthesizer.reference import api_reference, language_reference
+
+Message = dict[str, str]
+"""`role` and `content` of one chat message."""
+
+TRIED = 12
+FAILURES = 4
+FAILURE_CHARS = 1200
+
+_OBJECTIVE: dict[Kind, str] = {
+    "dispatch": """Maximise goodput: requests per second that finish with their first token and their pace (seconds per output
+token) within the objectives of their class, counted over ALL arrivals: a rejected, lost or late request is a miss.
+What decides it:
+- queueing: a request sent to a replica with prefill backlog waits for that backlog; predicted_ttft includes it;
+- batching: every decoding sequence on a replica slows the others; predicted_tpot tells by how much;
+- GPU types differ: fast ones can meet tight paces that slow ones cannot, so what can be served slowly should not take
+  the fast ones' room;
+- KV memory: past its capacity an engine preempts and recomputes;
+- holding keeps a choice open but costs waiting; rejecting is a sure miss that may save others under overload.
+`fitness` is goodput divided by the incumbent's, averaged over loads: 1.05 is 5 % more goodput.""",
+    "plan": """Minimise total time: scheduling, stale serving while scheduling, reconfiguration and serving, over the whole trace.
+`fitness` is the incumbent's total time divided by the candidate's.""",
+}
+
+_DIFF = """Answer with one or more edits of the PARENT, each in exactly this form:
+<<<<<<< SEARCH
+lines copied from the parent, unique in it
+=======
+the lines that replace them
+>>>>>>> REPLACE
+Before them, in one or two sentences, say why this should raise goodput for this workload. Change one idea at a time."""
+
+_REWRITE = """Answer with one complete policy in a single ```python block, all functions included. Before it, in one or two sentences,
+say why it should raise goodput for this workload. A different idea than the parent's is welcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question. `rewrite` asks for a whole policy instead of edits of the parent."""
+
+    task: Task
+    parent: Scored
+    rewrite: bool = False
+
+
+def messages(request: Request) -> list[Message]:
+    """System and user message."""
+    return [
+        {"role": "system", "content": _system(request.task.kind)},
+        {"role": "user", "content": _user(request)},
+    ]
+
+
+def repair(asked: Sequence[Message], answer: str, problem: str) -> list[Message]:
+    """The same conversation, with the answer and what is wrong with it."""
+    complaint = f"That is not a valid answer:\n{problem[:FAILURE_CHARS]}\n\nSend a complete corrected policy in a single ```python block."
+    return [*asked, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
+
+
+def show(request: Request) -> str:
+    """The prompt as text: exactly what would leave the network."""
+    return "\n\n".join(f"===== {m['role']} =====\n{m['content']}" for m in messages(request)) + "\n"
+
+
+def _system(kind: Kind) -> str:
+    return "\n\n".join(
+        [
+            (
+                f"You write {kind} policies for a cluster that serves large language models. A policy is a short program; the system "
+                "runs it inside the router, so it must be fast and must never fault."
+            ),
+            f"# Interface\n{api_reference(kind)}",
+            f"# Language\n{language_reference()}",
+            f"# Objective\n{_OBJECTIVE[kind]}",
+        ]
+    )
+
+
+def _user(request: Request) -> str:
+    task, parent = request.task, request.parent
+    parts = [f"# Situation\n{task.situation.text()}"]
+    shown: dict[str, str] = {}
+    for role, policy in (
+        ("INCUMBENT (active now)", task.incumbent),
+        ("BEST SO FAR", task.best),
+        ("PARENT", parent),
+    ):
+        parts.append(_policy(role, policy, shown))
+        shown[policy.hash] = role
+    if task.tried:
+        parts.append(
+            "# Tried in this cycle and before, newest last\n" + "\n".join(map(_line, task.tried[-TRIED:]))
+        )
+    if task.failures:
+        parts.append(
+            "# Why the last attempts failed\n"
+            + "\n".join(f"- {f[:FAILURE_CHARS]}" for f in task.failures[-FAILURES:])
+        )
+    parts.append(f"# Your answer\n{_REWRITE if request.rewrite else _DIFF}")
+    return "\n\n".join(parts)
+
+
+def _policy(role: str, policy: Scored, shown: dict[str, str]) -> str:
+    if policy.hash in shown:
+        return f"# {role}: the same policy as {shown[policy.hash]}"
+    return f"# {role}\n{_results(policy)}\n```python\n{policy.source.strip()}\n```"
+
+
+def _results(policy: Scored) -> str:
+    if policy.result is None:
+        return "not scored on this window"
+    lines = [f"fitness {policy.result.fitness:.4f}, faults {policy.result.faults}", _TABLE_HEAD]
+    lines += [_row(score) for score in policy.result.scores]
+    if policy.result.breakdown:
+        lines.append(
+            "attainment: " + ", ".join(f"{k} {v:.3f}" for k, v in sorted(policy.result.breakdown.items()))
+        )
+    if policy.feedback:
+        lines.append(f"evaluator: {policy.feedback}")
+    return "\n".join(lines)
+
+
+_TABLE_HEAD = "load  goodput/s  attainment  rejected  TTFT p95 s  TPOT p95 s"
+
+
+def _row(score: Score) -> str:
+    return (
+        f"{score.load:4.2f}  {score.goodput:9.3f}  {score.attainment:10.4f}  {score.rejected:8.4f}  "
+        f"{score.ttft_p95_s:10.3f}  {score.tpot_p95_s:10.4f}"
+    )
+
+
+def _line(policy: Scored) -> str:
+    feedback = f" ({policy.feedback})" if policy.feedback else ""
+    fitness = f"{policy.fitness:.4f}" if policy.result else "not scored"
+    return f"- {fitness}  {policy.title[:160] or 'untitled'}{feedback}"

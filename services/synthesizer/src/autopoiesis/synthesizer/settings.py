@@ -1,0 +1,65 @@
+"""What an operator can set."""
+
+from typing import ClassVar
+
+from autopoiesis.runtime.settings import Secret, Section
+from autopoiesis.synthesizer.budget import Limits
+
+
+class SynthesizerSettings(Section, frozen=True, kw_only=True):
+    prefix: ClassVar[str] = "synthesizer"
+    cycle_s: float = 60.0
+    """Seconds that one cycle may take, from a snapshot to its proposals."""
+    candidates: int = 400
+    """Policies that one cycle scores at most."""
+    calls: int = 12
+    """Calls of the language model per cycle."""
+    tokens: int = 400_000
+    """Prompt and completion tokens per cycle."""
+    cost: float = 1.0
+    """Money per cycle, by the prices under `llm`."""
+    propose: int = 3
+    """Candidates handed to the evaluator per cycle, at most."""
+    min_gain: float = 0.01
+    """Least relative goodput gain over the incumbent on the open blocks for a proposal."""
+    population: int = 8
+    """Candidates per generation."""
+    loads: tuple[float, ...] = (0.8, 1.0, 1.2)
+    """Multiples of the recorded load at which candidates are scored; the first stages use fewer."""
+    jobs: int = 1
+    """Replays that run at the same time."""
+    replay_s: float = 20.0
+    """Seconds after which one replay of a candidate is ended."""
+    seed: int = 0
+    """Of the offline mutator; the cycle's snapshot is mixed in."""
+    archive_size: int = 200
+    """Policies kept per scope and kind."""
+    nice: int = 10
+    """CPU courtesy towards the data plane: niceness of this process and its replays."""
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.cycle_s, self.candidates, self.calls, self.tokens, self.cost)
+
+
+class LlmSettings(Section, frozen=True, kw_only=True):
+    """The endpoint that writes policies. Without `base_url` and `model` no call is ever made, whatever the environment holds."""
+
+    prefix: ClassVar[str] = "llm"
+    base_url: str = ""
+    """OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1."""
+    model: str = ""
+    key: Secret = Secret()
+    """Sent as bearer token; empty for endpoints that want none. OPENAI_API_KEY is never read."""
+    temperature: float = 0.8
+    max_tokens: int = 4096
+    """Of one answer."""
+    timeout_s: float = 120.0
+    prompt_price: float = 0.0
+    """Money per million prompt tokens."""
+    completion_price: float = 0.0
+    """Money per million completion tokens."""
+
+    @property
+    def configured(self) -> bool:
+        return bool(self.base_url and self.model)
