@@ -59,11 +59,7 @@ def _policies() -> None:
         sa.CheckConstraint("verdict IN ('promote', 'advise', 'reject')", name="ck_evaluations_verdict"),
         sa.PrimaryKeyConstraint("id", name="pk_evaluations"),
         sa.UniqueConstraint(
-            "candidate",
-            "snapshot",
-            "simulator",
-            "incumbent",
-            name="uq_evaluations_candidate_snapshot_simulator_incumbent",
+            "candidate", "snapshot", "simulator", name="uq_evaluations_candidate_snapshot_simulator"
         ),
         schema=SCHEMA,
     )
