@@ -38,9 +38,7 @@ class Evaluations:
         )
         return id_
 
-    async def find(
-        self, *, candidate: str, snapshot: str, simulator: str, incumbent: str
-    ) -> Evaluation | None:
+    async def find(self, *, candidate: str, snapshot: str, simulator: str) -> Evaluation | None:
         """The judgement on exactly this evidence."""
         statement = select(Evaluation).where(
             Evaluation.candidate == candidate,
