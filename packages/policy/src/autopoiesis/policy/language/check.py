@@ -19,7 +19,7 @@ from autopoiesis.policy.language.report import Problems
 _ALLOWED = frozenset({*grammar.STATEMENTS, *grammar.EXPRESSIONS, *grammar.OPERATORS, ast.arguments, ast.arg})
 
 
-class FunctionChecker:
+class FunctionChecker(ast.NodeVisitor):
     """Checks one top-level function and everything nested in it."""
 
     def __init__(self, module: Module, problems: Problems) -> None:
@@ -79,12 +79,7 @@ class FunctionChecker:
         if type(node) not in _ALLOWED:
             self._refuse(node)
             return
-        handler = getattr(self, f"_on_{type(node).__name__}", None)
-        if handler is not None:
-            handler(node)
-        else:
-            for child in ast.iter_child_nodes(node):
-                self.visit(child)
+        super().visit(node)
 
     def _refuse(self, node: ast.AST) -> None:
         refusal = grammar.REFUSED.get(type(node).__name__)
@@ -102,16 +97,16 @@ class FunctionChecker:
 
     # statements
 
-    def _on_FunctionDef(self, node: ast.FunctionDef) -> None:
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self._bind(node, node.name)
         self._definition(node)
 
-    def _on_Assign(self, node: ast.Assign) -> None:
+    def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
             self._target(target)
         self.visit(node.value)
 
-    def _on_AnnAssign(self, node: ast.AnnAssign) -> None:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if not isinstance(node.target, ast.Name) or node.value is None:
             self._problems.add(
                 node, "node", "only `name: type = value` may be annotated", "a plain assignment"
@@ -120,12 +115,12 @@ class FunctionChecker:
         self._target(node.target)
         self.visit(node.value)
 
-    def _on_AugAssign(self, node: ast.AugAssign) -> None:
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
         self._target(node.target)
         self._operator(node, node.op)
         self.visit(node.value)
 
-    def _on_For(self, node: ast.For) -> None:
+    def visit_For(self, node: ast.For) -> None:
         self._target(node.target, subscripts=False)
         self._iterable(node.iter)
         for statement in (*node.body, *node.orelse):
@@ -164,10 +159,10 @@ class FunctionChecker:
 
     # expressions
 
-    def _on_Constant(self, node: ast.Constant) -> None:
+    def visit_Constant(self, node: ast.Constant) -> None:
         check_literal(node, self._problems)
 
-    def _on_Name(self, node: ast.Name) -> None:
+    def visit_Name(self, node: ast.Name) -> None:
         name = node.id
         if name in self._bound or name in self._module.names or name in grammar.VERDICTS:
             return
@@ -203,7 +198,7 @@ class FunctionChecker:
             f"`{close[0]}`" if close else "define it, or use a listed builtin",
         )
 
-    def _on_Attribute(self, node: ast.Attribute) -> None:
+    def visit_Attribute(self, node: ast.Attribute) -> None:
         if isinstance(node.value, ast.Name) and node.value.id == "math":
             if node.attr not in grammar.MATH_CONSTANTS and node.attr not in grammar.MATH_FUNCTIONS:
                 self._unlisted(
@@ -234,14 +229,15 @@ class FunctionChecker:
             node, "attribute", f"`.{node.attr}` is not {what}", " or ".join(f"`.{name}`" for name in close)
         )
 
-    def _on_Call(self, node: ast.Call) -> None:
+    def visit_Call(self, node: ast.Call) -> None:
         name = self._callee(node.func)
         for argument in node.args:
             if isinstance(argument, ast.Starred):
                 self._refuse(argument)
-            elif name in grammar.CONSUMERS and isinstance(node.func, ast.Name):
-                self._iterable(argument)
-            elif name in {"extend", "update"}:
+            elif (name in grammar.CONSUMERS and isinstance(node.func, ast.Name)) or name in {
+                "extend",
+                "update",
+            }:
                 self._iterable(argument)
             else:
                 self.visit(argument)
@@ -256,10 +252,10 @@ class FunctionChecker:
         match func:
             case ast.Name():
                 if func.id not in grammar.BUILTINS and func.id not in grammar.CONSTRUCTORS:
-                    self._on_Name(func)
+                    self.visit_Name(func)
                 return func.id
             case ast.Attribute(value=ast.Name(id="math")):
-                self._on_Attribute(func)
+                self.visit_Attribute(func)
                 return func.attr
             case ast.Attribute():
                 self.visit(func.value)
@@ -321,7 +317,7 @@ class FunctionChecker:
             ):
                 self.visit(func.value)
             case ast.Call(func=ast.Name(id=name)) if name in grammar.ITERATORS:
-                self._on_Call_consumed(node)
+                self._consumed_call(node)
             case ast.Set() | ast.SetComp():
                 self._set_order(node)
             case ast.Call(func=ast.Name(id="set" | "frozenset")):
@@ -338,7 +334,7 @@ class FunctionChecker:
         )
         self.visit(node)
 
-    def _on_Call_consumed(self, node: ast.Call) -> None:
+    def _consumed_call(self, node: ast.Call) -> None:
         for argument in node.args:
             if isinstance(argument, ast.Starred):
                 self._refuse(argument)
@@ -347,7 +343,7 @@ class FunctionChecker:
         for keyword in node.keywords:
             self._keyword(node.func.id if isinstance(node.func, ast.Name) else "", node, keyword)
 
-    def _on_BinOp(self, node: ast.BinOp) -> None:
+    def visit_BinOp(self, node: ast.BinOp) -> None:
         self._operator(node, node.op)
         if isinstance(node.op, ast.Mod):
             check_no_formatting(node, self._problems)
@@ -361,7 +357,7 @@ class FunctionChecker:
                 node, "node", f"{refusal.construct} is not in the language: {refusal.why}", refusal.instead
             )
 
-    def _on_Compare(self, node: ast.Compare) -> None:
+    def visit_Compare(self, node: ast.Compare) -> None:
         operands = [node.left, *node.comparators]
         for position, op in enumerate(node.ops):
             if isinstance(op, ast.Is | ast.IsNot) and not any(
@@ -380,7 +376,7 @@ class FunctionChecker:
         for operand in operands:
             self.visit(operand)
 
-    def _on_NamedExpr(self, node: ast.NamedExpr) -> None:
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
         if self._comprehensions:
             self._problems.add(
                 node, "walrus", "`:=` cannot be used in comprehensions and lambdas", "a `for` loop"
@@ -388,13 +384,13 @@ class FunctionChecker:
         self._target(node.target)
         self.visit(node.value)
 
-    def _on_Lambda(self, node: ast.Lambda) -> None:
+    def visit_Lambda(self, node: ast.Lambda) -> None:
         self._arguments(node.args)
         self._comprehensions += 1
         self.visit(node.body)
         self._comprehensions -= 1
 
-    def _on_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
         self._problems.add(
             node,
             "iterator",
@@ -403,15 +399,16 @@ class FunctionChecker:
         )
         self._comprehension(node.generators, node.elt)
 
-    def _on_ListComp(self, node: ast.ListComp | ast.SetComp) -> None:
+    def visit_ListComp(self, node: ast.ListComp) -> None:
         self._comprehension(node.generators, node.elt)
 
-    _on_SetComp = _on_ListComp
+    def visit_SetComp(self, node: ast.SetComp) -> None:
+        self._comprehension(node.generators, node.elt)
 
-    def _on_DictComp(self, node: ast.DictComp) -> None:
+    def visit_DictComp(self, node: ast.DictComp) -> None:
         self._comprehension(node.generators, node.key, node.value)
 
-    def _on_Dict(self, node: ast.Dict) -> None:
+    def visit_Dict(self, node: ast.Dict) -> None:
         if None in node.keys:
             self._problems.add(node, "node", "`**` unpacking is not in the language", "`d.update(other)`")
         for child in (*node.keys, *node.values):
@@ -422,7 +419,7 @@ class FunctionChecker:
         self._comprehensions += 1
         for generator in generators:
             if generator.is_async:
-                self._refuse(ast.copy_location(ast.AsyncFor(), generator.iter))
+                self._problems.add(generator.iter, "node", "`async for` is not in the language", "`for`")
             self._target(generator.target, subscripts=False)
             self._iterable(generator.iter)
             for test in generator.ifs:

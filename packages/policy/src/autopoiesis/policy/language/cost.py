@@ -108,9 +108,9 @@ def _calls(function: ast.FunctionDef, functions: dict[str, ast.FunctionDef]) -> 
 def _recursive(module: Module) -> set[str]:
     calls = {name: set(_calls(function, module.functions)) for name, function in module.functions.items()}
     found = set()
-    for start in calls:
+    for start, called in calls.items():
         reached: set[str] = set()
-        pending = list(calls[start])
+        pending = list(called)
         while pending:
             name = pending.pop()
             if name not in reached:

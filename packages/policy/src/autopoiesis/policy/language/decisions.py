@@ -29,7 +29,7 @@ def check_route(decision: Any, replicas: int) -> RouteDecision:
         InvalidDecision: not Assign, HOLD or REJECT, an index out of range, or a field of the wrong type.
     """
     if decision is HOLD or decision is REJECT:
-        return decision  # type: ignore[no-any-return]
+        return decision
     if type(decision) is not Assign:
         raise InvalidDecision(
             f"route returned {described(decision)}; it returns Assign(index), HOLD or REJECT"

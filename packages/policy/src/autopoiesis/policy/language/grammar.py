@@ -209,14 +209,53 @@ METHODS: Final[dict[str, dict[str, str]]] = {
 METHOD_NAMES: Final = frozenset(name for table in METHODS.values() for name in table)
 DICT_VIEWS: Final = frozenset({"items", "keys", "values"})
 
-MATH_FUNCTIONS: Final = (
-    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh degrees erf erfc exp exp2 expm1 fabs floor "
-    "fmod gamma gcd hypot isclose isfinite isinf isnan lgamma log log10 log1p log2 pow radians sin sinh sqrt tan tanh trunc"
-).split()
+MATH_FUNCTIONS: Final = [
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "cbrt",
+    "ceil",
+    "copysign",
+    "cos",
+    "cosh",
+    "degrees",
+    "erf",
+    "erfc",
+    "exp",
+    "exp2",
+    "expm1",
+    "fabs",
+    "floor",
+    "fmod",
+    "gamma",
+    "gcd",
+    "hypot",
+    "isclose",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "lgamma",
+    "log",
+    "log10",
+    "log1p",
+    "log2",
+    "pow",
+    "radians",
+    "sin",
+    "sinh",
+    "sqrt",
+    "tan",
+    "tanh",
+    "trunc",
+]
 MATH_CONSTANTS: Final = ("e", "inf", "nan", "pi", "tau")
 
 FIELDS: Final[dict[str, frozenset[str]]] = {
-    **{view: frozenset(cls.__slots__) for view, cls in api.VIEWS.items()},
+    **{view: frozenset(vars(cls)["__slots__"]) for view, cls in api.VIEWS.items()},
     **{name: frozenset(names) for name, names in CONSTRUCTORS.items()},
 }
 """Readable attributes by object."""

@@ -116,4 +116,4 @@ class _Renamer(ast.NodeTransformer):
 
 
 def _renamed(node: ast.AST, names: dict[str, str]) -> ast.AST:
-    return _Renamer(names).visit(node) if names else node  # type: ignore[no-any-return]
+    return _Renamer(names).visit(node) if names else node

@@ -74,7 +74,7 @@ class Meter(ast.NodeTransformer):
             type_comment=None,
         )
         if "type_params" in ast.FunctionDef._fields:
-            result.type_params = []
+            setattr(result, "type_params", [])  # noqa: B010  Python 3.11 does not know the field
         return _at(node, result)
 
     def _block(self, statements: list[ast.stmt]) -> list[ast.stmt]:
@@ -165,10 +165,10 @@ class Meter(ast.NodeTransformer):
         return _at(node, ast.Compare(new[0], node.ops, new[1:]))
 
     def _membership(self, node: ast.Compare, value: ast.expr, items: ast.expr) -> ast.expr:
-        listed = node.comparators[0]
-        if isinstance(listed, ast.Tuple | ast.List | ast.Set) and self._bounded(node.left):
-            if all(isinstance(element, ast.Constant) for element in listed.elts):
-                return _at(node, ast.Compare(value, node.ops, [listed]))
+        match node.comparators[0]:
+            case ast.Tuple(elts=listed) | ast.List(elts=listed) | ast.Set(elts=listed):
+                if self._bounded(node.left) and all(isinstance(element, ast.Constant) for element in listed):
+                    return _at(node, ast.Compare(value, node.ops, node.comparators))
         found = _call("contains", node, value, items)
         return _at(node, ast.UnaryOp(ast.Not(), found)) if isinstance(node.ops[0], ast.NotIn) else found
 
@@ -272,8 +272,9 @@ class Meter(ast.NodeTransformer):
         ):
             name = node.func.id
             arguments = [self._consumed(node.args[0], weight + 1)] if node.args else []
-            for argument in node.args[1:]:
-                arguments.append(self._consumed(argument, 1) if name == "zip" else self.visit(argument))
+            arguments += [
+                self._consumed(one, 1) if name == "zip" else self.visit(one) for one in node.args[1:]
+            ]
             keywords = [ast.keyword(keyword.arg, self.visit(keyword.value)) for keyword in node.keywords]
             return _at(node, ast.Call(ast.Name(name, ast.Load()), arguments, keywords))
         return None

@@ -341,7 +341,7 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _text(left: str, right: Any) -> str:
+def _text(left: str, right: Any) -> Any:
     if type(right) is str and len(left) + len(right) > grammar.TEXT_LIMIT:
         raise OverflowError(f"strings have at most {grammar.TEXT_LIMIT} characters")
     return left + right

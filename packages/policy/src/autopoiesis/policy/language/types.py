@@ -91,7 +91,7 @@ def _field_types() -> dict[str, dict[str, Type]]:
         sample = cls()
         table[view] = {
             name: _VIEW_FIELDS.get((view, name)) or _of_sample(getattr(sample, name))
-            for name in cls.__slots__
+            for name in vars(cls)["__slots__"]
         }
     for name, names in grammar.CONSTRUCTORS.items():
         table[name] = dict.fromkeys(names, ANYTHING)

@@ -37,8 +37,8 @@ class FrozenList(list[Any]):
     """A list constant of the file."""
 
     __slots__ = ()
-    append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
 
     def copy(self) -> list[Any]:
         return list(self)
@@ -48,8 +48,8 @@ class FrozenDict(dict[Any, Any]):
     """A dict constant of the file."""
 
     __slots__ = ()
-    setdefault = pop = update = clear = _refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
+    setdefault = pop = update = clear = _refuse
+    __setitem__ = __delitem__ = __ior__ = _refuse
 
     def copy(self) -> dict[Any, Any]:
         return dict(self)

@@ -34,7 +34,7 @@ def parse(source: str, problems: Problems) -> ast.Module | None:
         return None
     except (ValueError, MemoryError, RecursionError) as error:
         problems.add(
-            None, "syntax", f"the parser gave up: {error or 'too deeply nested'}", "simpler expressions"
+            None, "syntax", f"the parser gave up: {str(error) or 'too deeply nested'}", "simpler expressions"
         )
         return None
     return tree if _within_limits(tree, problems) else None

@@ -17,11 +17,11 @@ def prioritize(request, ctx):
 
 
 def route(request, replicas, ctx):
-    key = request.session if request.session else request.seq
+    key = request.session or request.seq
     total = sum(r.running + r.waiting for r in replicas)
     bound = SLACK * (total + 1) / len(replicas)
     free = [r for r in replicas if r.running + r.waiting + 1 <= max(bound, 1.0)]
-    return Assign(max(free if free else replicas, key=lambda r: weight(key, r.id)).index)
+    return Assign(max(free or replicas, key=lambda r: weight(key, r.id)).index)
 
 
 def weight(key, replica):
