@@ -1,0 +1,16 @@
+"""`python -m autopoiesis.worker`."""
+
+from functools import partial
+
+from autopoiesis.runtime.lifecycle import run_service
+from autopoiesis.worker.app import main
+from autopoiesis.worker.settings import WorkerSettings
+
+CLEAN_UP_S = 5.0
+"""After the requests' own deadline, for goodbyes and the bus."""
+
+if __name__ == "__main__":
+    from autopoiesis.runtime.settings import Settings
+
+    settings = Settings.load(WorkerSettings)
+    run_service(partial(main, settings), name="worker", grace=settings[WorkerSettings].drain_s + CLEAN_UP_S)

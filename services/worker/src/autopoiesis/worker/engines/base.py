@@ -1,0 +1,102 @@
+"""What the worker asks of an engine, whatever runs behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from autopoiesis.contracts.messages.fleet import ReplicaState, StepModel
+from autopoiesis.contracts.messages.infer import FailureCode, FinishReason, Generate
+from autopoiesis.contracts.messages.telemetry import StepRecord
+
+
+class EngineStartError(Exception):
+    """The engine is not usable now; the message says what was tried and what to check."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one choice since its last piece."""
+
+    text: str = ""
+    tokens: int = 0
+    index: int = 0
+    delta: msgspec.Raw | None = None
+    """OpenAI delta object where text alone does not say it; such pieces are never merged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The request ended well."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    first_token_s: float = 0.0
+    """Seconds from `generate` to the first token."""
+    body: msgspec.Raw | None = None
+    """The engine's complete OpenAI answer, of requests that do not stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The request did not end well."""
+
+    code: FailureCode
+    message: str
+    param: str | None = None
+    output_tokens: int = 0
+
+
+Output = Piece | Ended | Broken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """The engine's part of a heartbeat, in its units (`Heartbeat` says them)."""
+
+    state: ReplicaState
+    progress: float = 1.0
+    running: int = 0
+    waiting: int = 0
+    queued_prefill_tokens: int = 0
+    kv_used_tokens: int = 0
+    kv_capacity_tokens: int = 0
+    max_running: int = 0
+    step_time_s: float = 0.0
+    step_model: StepModel | None = None
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+class Engine(Protocol):
+    """One model on one set of GPUs (or a server that has them)."""
+
+    model: str
+    changed: asyncio.Event
+    """Set when the state changed: the next heartbeat goes out at once. Cleared by whoever waits for it."""
+
+    async def start(self) -> None:
+        """Load, and return when requests can run. Raises `EngineStartError`; the engine may become ready later all the same."""
+
+    def generate(self, request: Generate) -> AsyncIterator[Output]:
+        """Take the request now, so that `stats` counts it; its pieces, then one `Ended` or `Broken`. Never raises."""
+
+    def cancel(self, request_id: str, reason: FailureCode) -> None:
+        """End a request with `Broken(reason)`; nothing happens where it is not here (any more)."""
+
+    def stats(self) -> EngineStats: ...
+
+    def steps(self) -> list[StepRecord]:
+        """Sampled steps since the last call; empty where the engine does not show its steps."""
+
+    async def drain(self) -> None:
+        """Return when every request has ended. The caller has stopped sending."""
+
+    async def stop(self) -> None:
+        """End what still runs with `unavailable` and free everything."""

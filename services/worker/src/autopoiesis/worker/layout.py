@@ -1,0 +1,62 @@
+"""Which replicas a node runs: their specification, and the short form that settings use."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from autopoiesis.contracts.messages.fleet import DesiredReplica, Role
+from autopoiesis.simulator.hardware import gpu
+
+_GROUP: Final = re.compile(
+    r"(?:(?P<count>\d+)\s*x\s*)?(?P<gpu>[A-Za-z][\w -]*?)\s*(?::\s*tp\s*(?P<tp>\d+))?", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSpec:
+    """One replica. `max_running` 0 leaves the engine's default."""
+
+    name: str
+    model: str
+    gpu: str
+    tp: int = 1
+    role: Role = "mixed"
+    max_running: int = 0
+
+    @classmethod
+    def of(cls, desired: DesiredReplica) -> ReplicaSpec:
+        return cls(
+            name=desired.replica,
+            model=desired.model,
+            gpu=desired.gpu,
+            tp=desired.tp,
+            role=desired.role,
+            max_running=desired.max_running,
+        )
+
+
+def parse_layout(text: str, *, node: str, model: str) -> list[ReplicaSpec]:
+    """Replicas of `2xH100 + 4xL40S:tp2`, named `<node>-<gpu>-<number>`. Raises `ValueError` saying which part is wrong."""
+    specs: list[ReplicaSpec] = []
+    numbers: dict[str, int] = {}
+    for part in text.split("+"):
+        match = _GROUP.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(
+                f"worker.replicas: cannot read {part.strip()!r} in {text!r}; write for instance 2xH100 + 4xL40S:tp2"
+            )
+        chip, tp = gpu(match["gpu"]).name, int(match["tp"] or 1)
+        for _ in range(int(match["count"] or 1)):
+            number = numbers[chip] = numbers.get(chip, -1) + 1
+            specs.append(ReplicaSpec(name=f"{node}-{chip.lower()}-{number}", model=model, gpu=chip, tp=tp))
+    return specs
+
+
+def gpus_used(specs: list[ReplicaSpec]) -> dict[str, int]:
+    """GPUs by type."""
+    used: dict[str, int] = {}
+    for spec in specs:
+        used[spec.gpu] = used.get(spec.gpu, 0) + spec.tp
+    return used

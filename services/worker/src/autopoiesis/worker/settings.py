@@ -1,0 +1,67 @@
+"""Settings of one worker: section `worker` of `autopoiesis.yaml`, `AUTOPOIESIS_WORKER_<KEY>` in the environment."""
+
+from __future__ import annotations
+
+import socket
+from typing import ClassVar, Literal
+
+import msgspec
+
+from autopoiesis.runtime.settings import Secret, Section
+
+
+class WorkerSettings(Section, frozen=True, kw_only=True):
+    """One process per machine (or per group of GPUs of it). Times are seconds."""
+
+    prefix: ClassVar[str] = "worker"
+
+    node: str = msgspec.field(default_factory=socket.gethostname)
+    """Name of this machine, unique in the installation."""
+    zone: str = ""
+    engine: Literal["simulated", "attached"] = "simulated"
+    model: str = "llama-3.1-8b"
+    """Model that simulated replicas serve; for attached servers only where they do not list theirs."""
+    preemptible: bool = False
+    """The machine may be taken away."""
+
+    replicas: str = "2xH100 + 4xL40S"
+    """Simulated replicas at start: `<count>x<GPU>[:tp<n>]`, joined by `+`."""
+    seed: int = 0
+    max_running: int = 256
+    """Batch limit of each simulated engine."""
+    chunk_tokens: int = 2048
+    """Token budget of one simulated step."""
+    prefix_cache: bool = True
+    run_sigma: float = 0.04
+    """Noise of simulated step times, standard deviation of their logarithm, anew for each run of steps."""
+    drift_sigma: float = 0.06
+    """Of a slow drift of each replica on top."""
+    drift_time_s: float = 90.0
+    load_bandwidth: float = 2e9
+    """Bytes of weights per second that a planned replica loads; 0 makes loading instant."""
+    load_base_s: float = 12.0
+    """Seconds that starting an engine takes beside its weights."""
+
+    attach: tuple[str, ...] = ()
+    """URLs of OpenAI-compatible servers, one replica each."""
+    attach_key: Secret = Secret()
+    """API key for the attached servers."""
+    attach_gpu: str = ""
+    """GPU type of the attached servers, for policies and reports; empty where unknown."""
+    attach_tp: int = 1
+
+    chunk_interval_s: float = 0.05
+    """Tokens of one stream gather for so long after its first."""
+    drain_s: float = 25.0
+    """How long running requests may go on after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        if not self.node:
+            raise ValueError("worker.node is empty; give this machine a name")
+        if self.engine == "attached" and not self.attach:
+            raise ValueError(
+                "worker.engine = attached needs worker.attach, a list of URLs such as http://127.0.0.1:8000"
+            )
+        for name in ("drain_s", "chunk_interval_s", "load_bandwidth", "load_base_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"worker.{name} = {getattr(self, name)}: must not be negative")
