@@ -21,6 +21,7 @@ import time
 from typing import Any, NoReturn
 
 LINUX = sys.platform == "linux"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -34,12 +35,16 @@ def main(spec: dict[str, Any]) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGCHLD, *STOP_SIGNALS):
         signal.signal(number, lambda *_: None)
 
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, STOP_SIGNALS
+    )  # or the child, until exec, would swallow them as we do
     child = os.fork()
     if child == 0:
         become(spec["argv"], libc)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     for fd in spec["passed"]:
         os.close(fd)
     report(spec["report"], f"pid {child}")
@@ -52,7 +57,9 @@ def main(spec: dict[str, Any]) -> int:
 def become(argv: list[str], libc: Any) -> NoReturn:
     try:
         os.setsid()
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for number in (signal.SIGPIPE, *STOP_SIGNALS):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if libc is not None:  # sound here: this guardian is single-threaded, so the signal means that it died
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.execvp(argv[0], argv)  # noqa: S606
