@@ -61,3 +61,7 @@ class Segments:
         """Drop the entries of segments that ended before; returns them, so that the caller removes the files."""
         statement = delete(Segment).where(Segment.end_unix_s < before_unix_s).returning(Segment)
         return (await self._session.scalars(statement)).all()
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Drop the entries of files that are gone."""
+        await self._session.execute(delete(Segment).where(Segment.path.in_(paths)))
