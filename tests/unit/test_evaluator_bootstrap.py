@@ -1,0 +1,80 @@
+"""The interval of the paired gain: pinned properties, and its real coverage."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import t
+
+from autopoiesis.evaluator.bootstrap import TooFewBlocksError, expanded_tail, paired_gain
+
+counts = arrays.arrays(np.int64, st.shared(st.integers(4, 20), key="n"), elements=st.integers(0, 200))
+
+
+@given(counts, counts, st.integers(0, 2**63 - 1))
+@settings(max_examples=60, deadline=None)
+def test_interval_holds_its_centre_and_repeats(ours: np.ndarray, theirs: np.ndarray, seed: int) -> None:
+    gain = paired_gain(ours, theirs, confidence=0.95, seed=seed, resamples=500)
+    assert gain.low <= gain.high
+    assert gain == paired_gain(ours, theirs, confidence=0.95, seed=seed, resamples=500)
+    wider = paired_gain(ours, theirs, confidence=0.99, seed=seed, resamples=500)
+    assert wider.low <= gain.low
+    assert wider.high >= gain.high
+
+
+@given(counts, st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_a_policy_never_beats_itself(same: np.ndarray, seed: int) -> None:
+    gain = paired_gain(same, same, confidence=0.9, seed=seed, resamples=200)
+    assert (gain.gain, gain.low, gain.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_constant_gain_is_certain() -> None:
+    theirs = np.array([100, 100, 200, 50, 400])
+    gain = paired_gain(theirs * 11 // 10, theirs, confidence=0.95, seed=1)
+    assert gain.gain == pytest.approx(0.1)
+    assert gain.low == pytest.approx(0.1)
+    assert gain.high == pytest.approx(0.1)
+
+
+def test_one_lucky_block_is_not_significant() -> None:
+    theirs = np.full(12, 100)
+    ours = theirs.copy()
+    ours[3] += 90
+    gain = paired_gain(ours, theirs, confidence=0.95, seed=1)
+    assert gain.gain > 0.05
+    assert gain.low <= 0.0
+
+
+def test_tail_is_students_seen_through_the_bootstraps_narrower_spread() -> None:
+    for blocks in (4, 8, 30):
+        widened = np.sqrt(blocks / (blocks - 1)) * t.ppf(0.025, blocks - 1)
+        assert expanded_tail(0.95, blocks) < 0.025
+        assert expanded_tail(0.95, blocks) == pytest.approx(_normal_cdf(widened))
+    assert expanded_tail(0.95, 10_000) == pytest.approx(0.025, rel=1e-2)
+
+
+def test_false_promotions_stay_near_the_nominal_rate() -> None:
+    """Two policies that are equal in truth: the lower bound may exceed zero in about 2.5 % of the cases."""
+    generator = np.random.default_rng(7)
+    wrong = 0
+    trials = 600
+    for trial in range(trials):
+        fate = generator.normal(0.0, 12.0, size=(2, 10))
+        ours, theirs = np.rint(100 + fate).astype(np.int64)
+        wrong += paired_gain(ours, theirs, confidence=0.95, seed=trial, resamples=400).low > 0
+    assert wrong / trials < 0.045
+
+
+def test_too_few_blocks_are_refused() -> None:
+    with pytest.raises(TooFewBlocksError, match="3 blocks"):
+        paired_gain(np.ones(3, np.int64), np.ones(3, np.int64), confidence=0.95, seed=1)
+    with pytest.raises(ValueError, match="must match"):
+        paired_gain(np.ones(5, np.int64), np.ones(6, np.int64), confidence=0.95, seed=1)
+
+
+def _normal_cdf(x: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().cdf(x)
