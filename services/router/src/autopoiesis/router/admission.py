@@ -1,0 +1,81 @@
+"""From body and headers to a flight: everything that can be refused before the dispatcher is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import uuid4
+
+import msgspec
+
+from autopoiesis.contracts.messages.infer import Endpoint
+from autopoiesis.router import intake
+from autopoiesis.router.errors import BadRequestError, UnavailableError, UnknownModelError
+from autopoiesis.router.fleet import Fleet
+from autopoiesis.router.flight import Flight
+from autopoiesis.router.identity import Identities
+from autopoiesis.router.intake import Intake
+from autopoiesis.router.prompts import block_hashes
+from autopoiesis.router.settings import RouterSettings
+
+
+class Admission:
+    """Checks requests against settings and against what is known of the fleet. `key` is the installation's secret."""
+
+    def __init__(
+        self, settings: RouterSettings, identities: Identities, fleet: Fleet, key: bytes, max_body_bytes: int
+    ) -> None:
+        self._settings = settings
+        self._identities = identities
+        self._fleet = fleet
+        self._key = key
+        self.max_body_bytes = max_body_bytes
+        self.draining = False
+        """Set when the process stops: nothing is admitted any more."""
+
+    def admit(self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Flight:
+        """Raises ApiError with what to answer."""
+        if self.draining:
+            raise UnavailableError("this router is shutting down", "shutting_down")
+        read = intake.read(endpoint, body)
+        self._check_model(read.model)
+        if read.n > self._settings.max_choices:
+            most = self._settings.max_choices
+            raise BadRequestError(f"invalid value for n: at most {most} choices", "n", "invalid_value")
+        identity = self._identities.read(headers)
+        return Flight(
+            uuid4().hex,
+            read,
+            identity,
+            msgspec.Raw(body),
+            max_tokens=self._max_tokens(read),
+            block_hashes=block_hashes(read.prompt, self._key),
+        )
+
+    @property
+    def models(self) -> list[str]:
+        """Names of all models known, by configuration or from replicas."""
+        return sorted({*self._settings.models, *self._fleet.models})
+
+    def _check_model(self, model: str) -> None:
+        if model in self._fleet.models or model in self._settings.models:
+            return
+        if not self.models:
+            raise UnavailableError("no replica has reported yet", "no_replica")
+        raise UnknownModelError(model, self.models)
+
+    def _max_tokens(self, read: Intake) -> int:
+        configured = self._settings.models.get(read.model)
+        context = configured.context_tokens if configured else None
+        longest = context or self._fleet.models.get(read.model) or 0
+        wanted = read.max_tokens
+        if wanted is None:
+            wanted = (configured.max_tokens if configured else None) or self._settings.default_max_tokens
+            return min(wanted, longest) if longest else wanted
+        if longest and wanted > longest:
+            raise BadRequestError(
+                f"invalid value for {read.max_tokens_param}: {wanted} tokens are more than "
+                f"{'the context of ' + read.model if context else 'any replica of ' + read.model + ' holds'} ({longest})",
+                read.max_tokens_param,
+                "context_length_exceeded",
+            )
+        return wanted

@@ -1,0 +1,224 @@
+"""Wires one router: the only place that knows which parts there are."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from autopoiesis.contracts.messages.policy import Faulted
+from autopoiesis.contracts.messages.telemetry import RequestBatch
+from autopoiesis.contracts.subjects import (
+    ACTIVATIONS,
+    FAULTED,
+    HEARTBEAT,
+    POLICY_EVENTS,
+    PROMOTED,
+    REQUEST_TELEMETRY,
+    ROLLED_BACK,
+    ROUTER_INBOX,
+    TELEMETRY,
+    slug,
+)
+from autopoiesis.dispatch import Dispatcher, DispatchSettings
+from autopoiesis.policy import library
+from autopoiesis.router.admission import Admission
+from autopoiesis.router.faults import FaultReports
+from autopoiesis.router.fleet import Fleet
+from autopoiesis.router.http import admin, api
+from autopoiesis.router.http.completions import Completions
+from autopoiesis.router.identity import Identities
+from autopoiesis.router.metrics import Metrics
+from autopoiesis.router.policies import Policies, compile_activation
+from autopoiesis.router.reporting import Reporting
+from autopoiesis.router.serving import Patience, Serving
+from autopoiesis.router.settings import RouterSettings
+from autopoiesis.router.shipping import Shipper
+from autopoiesis.router.status import Status
+from autopoiesis.router.tracing import Tracing
+from autopoiesis.router.transport import NatsTransport
+from autopoiesis.runtime.bus import Bus, RequestStreams
+from autopoiesis.runtime.errors import OperatorError
+from autopoiesis.runtime.lifecycle import Service
+from autopoiesis.runtime.settings import BusSettings, General, Settings, SloSettings, TelemetrySettings
+from autopoiesis.runtime.telemetry import Telemetry, configure
+
+log = structlog.get_logger(__name__)
+
+ENVELOPE_BYTES: Final = 64 * 1024
+"""Kept free of the bus's payload limit for what `Generate` adds to a body."""
+STREAMS_S: Final = 3.0
+"""How long the start waits for JetStream; serving does not need it."""
+RETRY_S: Final = 5.0
+FLUSH_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The parts that live as long as the process."""
+
+    serving: Serving
+    policies: Policies
+    admission: Admission
+    shipper: Shipper
+    faults: FaultReports
+    transport: NatsTransport
+    app: api.Application
+
+
+async def main(settings: Settings, service: Service) -> None:
+    """Serve until stopped, then drain. Raises OperatorError for settings that cannot be."""
+    own, bus_settings = settings[RouterSettings], settings[BusSettings]
+    instance = f"{slug(own.name)}-{secrets.token_hex(4)}"
+    telemetry = configure("router", settings[TelemetrySettings], instance=instance)
+    try:
+        bus = await Bus.connect(
+            bus_settings.url,
+            name=f"router {instance}",
+            user=bus_settings.user,
+            password=bus_settings.password,
+            credentials=bus_settings.credentials,
+            inbox_prefix=ROUTER_INBOX,
+            on_closed=lambda: service.fail("the connection to NATS closed for good"),
+        )
+        service.on_exit(bus.drain)
+        router = await assemble(settings, bus, telemetry, instance)
+        service.on_exit(router.transport.aclose)
+        await connect(router, bus, settings, service)
+        server = await service.serve(router.app, host=own.host, port=own.port)
+        service.ready(http=server.url, router=instance)
+        await service.until_stopped()
+        await drain(router, own.drain_s)
+    finally:
+        telemetry.shutdown()
+
+
+async def assemble(settings: Settings, bus: Bus, telemetry: Telemetry, instance: str) -> Router:
+    """All parts of one router, not yet listening to anything. `instance` is unique for this process."""
+    own, scope = settings[RouterSettings], settings[General].scope
+    if own.policy not in library.names("dispatch"):
+        known = ", ".join(library.names("dispatch"))
+        raise OperatorError(f"router.policy: no shipped policy {own.policy!r}; there are {known}")
+    key = settings[General].installation_key.encode()[:64]
+    transport = NatsTransport(bus, await RequestStreams.start(bus, instance, stall_timeout=own.stall_s))
+    dispatcher = Dispatcher(
+        dispatch_settings(own),
+        router=instance,
+        policy=library.load(own.policy),
+        seed=own.seed,
+        compile=compile_activation,
+    )
+    fleet = Fleet()
+    shipper = _shipper(own, bus, instance)
+    faults = _fault_reports(bus, scope, instance)
+    metrics = Metrics(telemetry.registry)
+    listener = Reporting(metrics, Tracing(), shipper, faults, fleet, scope=scope)
+    serving = Serving(dispatcher, transport, listener, fleet, router=instance, patience=_patience(own))
+    transport.replies = serving
+    policies = Policies(serving.activate, scope=scope, initial=own.policy)
+    identities = Identities(settings[SloSettings].objectives, key)
+    max_body = min(own.max_body_bytes, bus.max_payload - ENVELOPE_BYTES)
+    admission = Admission(own, identities, fleet, key, max_body)
+    status = Status(dispatcher, serving, policies, admission, shipper, telemetry)
+    metrics.show(status.gauges)
+    operator = admin.create(status, policies, own.admin_token)
+    app = api.create(status, Completions(serving, admission), operator)
+    return Router(serving, policies, admission, shipper, faults, transport, app)
+
+
+async def connect(router: Router, bus: Bus, settings: Settings, service: Service) -> None:
+    """Listen to the fleet and to activations, and start what runs beside requests."""
+    serving, policies = router.serving, router.policies
+    await bus.subscribe(HEARTBEAT, lambda item: serving.beat(item.message))
+    if not await _ensure_streams(bus):
+        service.spawn(_keep_ensuring_streams(bus), name="streams")
+    for scope in scopes(settings[General].scope):
+        for subject in (PROMOTED, ROLLED_BACK):
+            await bus.watch_last(
+                subject,
+                lambda item: policies.hear(item.message),
+                timeout=STREAMS_S,
+                scope=slug(scope),
+                kind="dispatch",
+            )
+    service.spawn(_sweep(serving), name="sweep")
+    service.spawn(router.shipper.run(), name="telemetry")
+
+
+async def drain(router: Router, timeout_s: float) -> None:
+    """Admit nothing more, let requests end for at most `timeout_s` seconds, end the rest, and ship telemetry."""
+    router.admission.draining = True
+    if not await router.serving.idle(timeout_s):
+        log.warning("ending requests that still run", requests=router.serving.in_flight)
+        router.serving.abandon("this router is shutting down")
+    await router.faults.flush(FLUSH_S)
+    await router.shipper.flush(FLUSH_S)
+
+
+def scopes(scope: str) -> list[str]:
+    """The scopes whose activations govern a router of `scope`: its own, and that of every model of its cluster."""
+    cluster = scope.partition("/")[0]
+    return sorted({scope, f"{cluster}/*"})
+
+
+def dispatch_settings(own: RouterSettings) -> DispatchSettings:
+    return DispatchSettings(
+        hold_max_s=own.hold_max_s,
+        max_reject_share=own.max_reject_share,
+        max_queue=own.max_queue,
+        no_replica_wait_s=own.no_replica_wait_s,
+        suspect_after_s=own.suspect_after_s,
+        max_attempts=own.max_attempts,
+    )
+
+
+def _patience(own: RouterSettings) -> Patience:
+    return Patience(request_s=own.request_timeout_s, silence_s=own.silence_s, ping_s=own.ping_s)
+
+
+def _shipper(own: RouterSettings, bus: Bus, instance: str) -> Shipper:
+    name, _, incarnation = instance.rpartition("-")
+
+    async def publish(batch: RequestBatch, msg_id: str) -> None:
+        await bus.publish_event(REQUEST_TELEMETRY, batch, msg_id=msg_id, timeout=FLUSH_S, router=name)
+
+    return Shipper(
+        publish,
+        router=name,
+        incarnation=incarnation,
+        interval_s=own.telemetry_interval_s,
+        capacity=own.telemetry_records,
+    )
+
+
+def _fault_reports(bus: Bus, scope: str, instance: str) -> FaultReports:
+    async def publish(event: Faulted, msg_id: str) -> None:
+        await bus.publish_event(FAULTED, event, msg_id=msg_id, scope=slug(scope), kind="dispatch")
+
+    return FaultReports(publish, scope=scope, service=instance)
+
+
+async def _sweep(serving: Serving) -> None:
+    while True:
+        await asyncio.sleep(serving.patience.sweep_s)
+        serving.sweep()
+
+
+async def _ensure_streams(bus: Bus) -> bool:
+    try:
+        async with asyncio.timeout(STREAMS_S):
+            await bus.ensure_streams((TELEMETRY, POLICY_EVENTS, ACTIVATIONS))
+    except Exception as error:
+        log.warning("JetStream is not usable; serving goes on without it", error=repr(error))
+        return False
+    return True
+
+
+async def _keep_ensuring_streams(bus: Bus) -> None:
+    while True:
+        await asyncio.sleep(RETRY_S)
+        if await _ensure_streams(bus):
+            return

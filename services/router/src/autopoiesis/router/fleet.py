@@ -1,0 +1,58 @@
+"""What this router has heard of replicas: for readiness, silence and labels. Decisions use the dispatcher's own view."""
+
+from __future__ import annotations
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+
+_FORGET_S = 120.0
+
+
+class Fleet:
+    """Last heartbeat of every replica and when anything was last heard of it. Times are seconds on one clock."""
+
+    def __init__(self) -> None:
+        self._beats: dict[str, Heartbeat] = {}
+        self._heard: dict[str, float] = {}
+        self._capacity: dict[str, int] = {}
+
+    def beat(self, heartbeat: Heartbeat, now: float) -> None:
+        self._beats[heartbeat.replica] = heartbeat
+        self._heard[heartbeat.replica] = now
+        known = self._capacity.get(heartbeat.model, 0)
+        self._capacity[heartbeat.model] = max(known, heartbeat.kv_capacity_tokens)
+
+    def heard(self, replica: str, now: float) -> None:
+        """The replica gave a sign of life other than a heartbeat."""
+        if replica in self._heard:
+            self._heard[replica] = now
+
+    def silent_s(self, replica: str, now: float) -> float:
+        """Seconds since the last sign of life; 0 for a replica never heard of."""
+        return now - self._heard.get(replica, now)
+
+    def forget(self, now: float) -> None:
+        """Drop replicas that have been silent for two minutes; their models stay known."""
+        for replica in [name for name, heard in self._heard.items() if now - heard > _FORGET_S]:
+            del self._beats[replica], self._heard[replica]
+
+    def ready(self, now: float, within_s: float) -> list[Heartbeat]:
+        """Replicas that say they are ready and have been heard of within `within_s`."""
+        return [
+            beat
+            for name, beat in self._beats.items()
+            if beat.state == "ready" and now - self._heard[name] <= within_s
+        ]
+
+    def gpu(self, replica: str) -> str:
+        beat = self._beats.get(replica)
+        return beat.gpu if beat else ""
+
+    @property
+    def beats(self) -> list[Heartbeat]:
+        """Last heartbeats, by replica name."""
+        return [self._beats[name] for name in sorted(self._beats)]
+
+    @property
+    def models(self) -> dict[str, int]:
+        """Every model ever heard of, with the largest KV capacity of a replica in tokens: no sequence can be longer."""
+        return self._capacity

@@ -1,0 +1,87 @@
+"""The HTTP application: FastAPI for everything but completions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from autopoiesis.router.errors import ApiError, UnknownModelError
+from autopoiesis.router.http import completions
+from autopoiesis.router.http.completions import Completions, Receive, Scope, Send
+
+
+class Probe(Protocol):
+    """What the endpoints below ask of the router."""
+
+    @property
+    def models(self) -> list[str]: ...
+
+    def missing(self) -> list[str]:
+        """What keeps this router from serving, in words; nothing if it can."""
+
+    def exposition(self) -> bytes:
+        """Prometheus text."""
+
+
+def create(probe: Probe, hot: Completions, admin: APIRouter) -> Application:
+    """The application; `hot` answers completions before FastAPI sees them."""
+    app = Application(hot)
+    started = int(time.time())
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/ready")
+    def ready() -> JSONResponse:
+        missing = probe.missing()
+        return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(probe.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def describe(model: str) -> dict[str, Any]:
+        return {"id": model, "object": "model", "created": started, "owned_by": "autopoiesis"}
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [describe(model) for model in probe.models]}
+
+    @app.get("/v1/models/{model:path}")
+    def model(model: str) -> dict[str, Any]:
+        if model not in probe.models:
+            raise UnknownModelError(model, probe.models)
+        return describe(model)
+
+    app.include_router(admin, prefix="/admin")
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+class Application(FastAPI):
+    def __init__(self, hot: Completions) -> None:
+        super().__init__(title="Autopoiesis router", docs_url=None, redoc_url=None, openapi_url=None)
+        self._hot = hot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in completions.PATHS:
+            await self._hot(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(error.body(), int(error.status), media_type="application/json")
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    return Response(what.body(), what.status, error.headers, "application/json")

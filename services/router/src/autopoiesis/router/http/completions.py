@@ -1,0 +1,157 @@
+"""The hot path: chat and text completions as raw ASGI, without FastAPI's routing and models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from autopoiesis.contracts.messages.infer import Chunk, Endpoint, Finished
+from autopoiesis.router.admission import Admission
+from autopoiesis.router.errors import ApiError, TooLargeError
+from autopoiesis.router.flight import Flight, Item
+from autopoiesis.router.http import sse
+from autopoiesis.router.serving import Serving
+
+log = structlog.get_logger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+PATHS: Final[dict[str, Endpoint]] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
+
+_JSON: Final = (b"content-type", b"application/json")
+_STREAM: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class _Disconnected(Exception):  # noqa: N818 - not an error: the client left before its body was read
+    pass
+
+
+class Completions:
+    """One ASGI application for both endpoints."""
+
+    def __init__(self, serving: Serving, admission: Admission) -> None:
+        self._serving = serving
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["method"] != "POST":
+                raise ApiError(
+                    405, f"{scope['path']} takes POST, not {scope['method']}", code="method_not_allowed"
+                )
+            body = await self._read(scope, receive)
+            flight = self._admission.admit(PATHS[scope["path"]], scope["headers"], body)
+        except _Disconnected:
+            return
+        except ApiError as error:
+            await _refuse(send, error, close=isinstance(error, TooLargeError))
+            return
+        self._serving.submit(flight)
+        watch = asyncio.create_task(self._watch(receive, flight))
+        try:
+            await (self._stream(flight, send) if flight.intake.stream else self._whole(flight, send))
+        finally:
+            watch.cancel()
+            self._serving.leave(flight)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        limit = self._admission.max_body_bytes
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise TooLargeError(limit)
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            if size > limit:
+                raise TooLargeError(limit)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+    async def _watch(self, receive: Receive, flight: Flight) -> None:
+        """Notice at once that the client left, whatever else goes on."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._serving.leave(flight)
+
+    async def _whole(self, flight: Flight, send: Send) -> None:
+        while True:
+            item = (await flight.take())[-1]
+            if isinstance(item, ApiError):
+                await _refuse(send, item, flight)
+                return
+            if isinstance(item, Finished):
+                answer = self._answer(flight).whole(item)
+                headers = [_JSON, (b"content-length", b"%d" % len(answer)), *_explain(flight)]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": answer})
+                return
+
+    async def _stream(self, flight: Flight, send: Send) -> None:
+        """Headers go out with the first thing there is to say, so that until then the status can still be another."""
+        answer = self._answer(flight)
+        started = False
+        while True:
+            items = await flight.take()
+            last = items[-1]
+            if not started:
+                if isinstance(last, ApiError) and len(items) == 1:
+                    await _refuse(send, last, flight)
+                    return
+                started = True
+                headers = [*_STREAM, *_explain(flight)]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+            body = b"".join([self._encode(answer, item, flight) for item in items])
+            more = isinstance(last, Chunk | str)
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+            if not more:
+                return
+
+    def _encode(self, answer: sse.Answer, item: Item, flight: Flight) -> bytes:
+        if isinstance(item, Chunk):
+            return answer.chunk(item)
+        if isinstance(item, Finished):
+            return answer.finish(item, include_usage=flight.intake.include_usage)
+        return sse.error(item) if isinstance(item, ApiError) else sse.PING
+
+    def _answer(self, flight: Flight) -> sse.Answer:
+        intake = flight.intake
+        return sse.Answer(
+            intake.endpoint,
+            flight.request_id,
+            intake.model,
+            int(flight.arrival_unix),
+            include_usage=intake.include_usage,
+        )
+
+
+def _explain(flight: Flight) -> list[tuple[bytes, bytes]]:
+    """Who answers, and which policy chose it; not known yet where a ping sends the headers."""
+    headers = [(b"x-request-id", flight.request_id.encode())]
+    if flight.replica:
+        headers.append((b"x-autopoiesis-replica", flight.replica.encode("latin-1", "replace")))
+        headers.append((b"x-autopoiesis-policy", flight.policy[:16].encode()))
+        headers.append((b"x-autopoiesis-epoch", b"%d" % flight.epoch))
+    return headers
+
+
+async def _refuse(send: Send, error: ApiError, flight: Flight | None = None, *, close: bool = False) -> None:
+    body = error.body()
+    headers = [_JSON, (b"content-length", b"%d" % len(body))]
+    if flight is not None:
+        headers += _explain(flight)
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": int(error.status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,183 @@
+"""Reads of a request body only what routing needs, and says which field is wrong.
+
+The body itself travels on untouched: every other field is the engine's to check.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+
+from autopoiesis.contracts.messages.infer import Endpoint
+from autopoiesis.router.errors import BadRequestError
+from autopoiesis.router.prompts import digest
+
+COMPLETIONS_MAX_TOKENS: Final = 16
+"""What OpenAI's text completions assume where `max_tokens` is absent."""
+
+_ABSENT: Final = msgspec.Raw()
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str = ""
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[msgspec.Raw] | None = None
+    tool_calls: msgspec.Raw = _ABSENT
+
+
+class _Common(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Count | None = None
+    n: _Count | None = None
+
+
+class _Chat(_Common, kw_only=True):
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    max_completion_tokens: _Count | None = None
+    tools: msgspec.Raw = _ABSENT
+
+
+class _Completions(_Common, kw_only=True):
+    prompt: str | list[str | int | list[int]]
+
+
+@dataclass(slots=True)
+class Intake:
+    """What the router knows of one request body."""
+
+    endpoint: Endpoint
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    """The client's limit; none if it set none."""
+    max_tokens_param: str
+    """The name by which the client set it."""
+    n: int
+    prompt: bytes
+    """Canonical text (see `prompts`)."""
+    prompt_bytes: int
+    """Of the text alone."""
+    modality: int = 0
+
+
+_chat = msgspec.json.Decoder(_Chat)
+_completions = msgspec.json.Decoder(_Completions)
+_part = msgspec.json.Decoder(_Part)
+
+_PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING: Final = re.compile(r"missing required field `(\w+)`")
+
+
+def read(endpoint: Endpoint, body: bytes) -> Intake:
+    """Decode and check `body`. Raises BadRequestError naming the field."""
+    try:
+        return _read_chat(_chat.decode(body)) if endpoint == "chat" else _read_text(_completions.decode(body))
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequestError(f"the request body is not valid JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise BadRequestError("the request body is nested too deeply", code="invalid_json") from None
+
+
+def _explain(error: str) -> BadRequestError:
+    where = _PATH.search(error)
+    path = where[1] if where else ""
+    missing = _MISSING.search(error)
+    if missing:
+        path = f"{path}.{missing[1]}".lstrip(".")
+        return BadRequestError(f"missing required parameter: {path}", path, "missing_required_parameter")
+    what = _PATH.sub("", error)
+    if not path:
+        return BadRequestError(f"the request body must be a JSON object: {what}", None, "invalid_type")
+    return BadRequestError(f"invalid value for {path}: {what}", path, "invalid_value")
+
+
+def _read_chat(chat: _Chat) -> Intake:
+    modality = text_bytes = 0
+    pieces: list[bytes] = []
+    if chat.tools:
+        pieces.append(bytes(chat.tools))
+        text_bytes += len(chat.tools)
+    for number, message in enumerate(chat.messages):
+        pieces.append(f"\x1e{message.role}\x1f".encode())
+        content = message.content
+        if isinstance(content, str):
+            text = content.encode()
+            pieces.append(text)
+            text_bytes += len(text)
+        elif content is not None:
+            for place, raw in enumerate(content):
+                part = _read_part(raw, f"messages[{number}].content[{place}]")
+                text = part.text.encode() if part.type == "text" else b""
+                pieces.append(text or digest(bytes(raw)))
+                text_bytes += len(text)
+                modality = max(modality, _MODALITY.get(part.type, 0))
+        if message.tool_calls:
+            pieces.append(digest(bytes(message.tool_calls)))
+    both = chat.max_completion_tokens is not None
+    intake = _common("chat", chat, b"".join(pieces), text_bytes)
+    intake.modality = modality
+    if both:
+        intake.max_tokens, intake.max_tokens_param = chat.max_completion_tokens, "max_completion_tokens"
+    return intake
+
+
+_MODALITY: Final = {"image_url": 1, "input_audio": 2}
+
+
+def _read_part(raw: msgspec.Raw, path: str) -> _Part:
+    try:
+        return _part.decode(raw)
+    except msgspec.ValidationError as error:
+        inner = _explain(str(error))
+        name = f"{path}.{inner.param}" if inner.param else path
+        raise BadRequestError(f"{name}: {inner.message}", name, inner.code) from None
+
+
+def _read_text(completions: _Completions) -> Intake:
+    prompt: object = completions.prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        text = prompt.encode()
+        intake = _common("completions", completions, text, len(text))
+    elif isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
+        text = ",".join(map(str, prompt)).encode()
+        intake = _common("completions", completions, text, 4 * len(prompt))
+    else:
+        many = "is empty" if not prompt else "holds several prompts; send one request for each"
+        raise BadRequestError(f"invalid value for prompt: the list {many}", "prompt", "invalid_value")
+    if intake.max_tokens is None:
+        intake.max_tokens = COMPLETIONS_MAX_TOKENS
+    return intake
+
+
+def _common(endpoint: Endpoint, body: _Common, prompt: bytes, prompt_bytes: int) -> Intake:
+    options = body.stream_options
+    return Intake(
+        endpoint=endpoint,
+        model=body.model,
+        stream=bool(body.stream),
+        include_usage=options is not None and bool(options.include_usage),
+        max_tokens=body.max_tokens,
+        max_tokens_param="max_tokens",
+        n=body.n or 1,
+        prompt=prompt,
+        prompt_bytes=prompt_bytes,
+    )

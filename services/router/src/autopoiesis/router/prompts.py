@@ -1,0 +1,34 @@
+"""The canonical text of a prompt: how long it is, and the keyed hashes of its blocks.
+
+Two prompts that an engine would cache alike must begin alike here, so tools come first, then the messages in order. Text is
+taken as it is; what is not text (images, audio, tool calls) enters as its digest and does not count as prompt bytes.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+BLOCK_BYTES: Final = 1024
+"""UTF-8 bytes per hashed block: 256 tokens at the usual four bytes per token."""
+
+_MASK: Final = (1 << 63) - 1
+
+
+def digest(data: bytes) -> bytes:
+    """Sixteen hexadecimal digits that stand for content which is not text."""
+    return blake2b(data, digest_size=8).hexdigest().encode()
+
+
+def block_hashes(text: bytes, key: bytes) -> tuple[int, ...]:
+    """Chained hashes of the full blocks of `text`, as 63-bit integers.
+
+    Equal hashes at one position mean equal text up to the end of that block. `key` (at most 64 bytes) is the
+    installation's secret: without it nobody can test whether a guessed prompt was seen.
+    """
+    hashes = []
+    chain = b""
+    for end in range(BLOCK_BYTES, len(text) + 1, BLOCK_BYTES):
+        chain = blake2b(chain + text[end - BLOCK_BYTES : end], digest_size=8, key=key).digest()
+        hashes.append(int.from_bytes(chain, "big") & _MASK)
+    return tuple(hashes)

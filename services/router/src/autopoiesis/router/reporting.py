@@ -1,0 +1,76 @@
+"""Everything that is told to the outside about requests and policies: metrics, spans, telemetry, faults, the recording."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import structlog
+
+from autopoiesis.dispatch import events as ev
+from autopoiesis.router.faults import FaultReports
+from autopoiesis.router.fleet import Fleet
+from autopoiesis.router.flight import Flight
+from autopoiesis.router.metrics import Metrics
+from autopoiesis.router.records import record
+from autopoiesis.router.shipping import Shipper
+from autopoiesis.router.tracing import Tracing
+
+log = structlog.get_logger(__name__)
+
+
+class Recorder(Protocol):
+    """Keeps events and decisions for replay."""
+
+    def write(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None: ...
+
+
+class Reporting:
+    """The `Listener` of `Serving`."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        tracing: Tracing,
+        shipper: Shipper,
+        faults: FaultReports,
+        fleet: Fleet,
+        *,
+        scope: str,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._metrics = metrics
+        self._tracing = tracing
+        self._shipper = shipper
+        self._faults = faults
+        self._fleet = fleet
+        self._scope = scope
+        self._recorder = recorder
+
+    def begun(self, flight: Flight) -> None:
+        self._tracing.begin(flight)
+
+    def decided(self, seconds: float) -> None:
+        self._metrics.decided(seconds)
+
+    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
+        return self._tracing.sent(flight, send)
+
+    def ended(self, flight: Flight, now: float) -> None:
+        self._tracing.ended(flight)
+        self._metrics.ended(flight, now)
+        self._shipper.add(record(flight, now, scope=self._scope, gpu=self._fleet.gpu(flight.replica)))
+
+    def fault(self, fault: ev.Fault) -> None:
+        self._metrics.fault(fault)
+        self._faults.report(fault)
+
+    def swapped(self, swapped: ev.Swapped) -> None:
+        self._metrics.swapped(swapped)
+        if swapped.refused:
+            log.error("activation refused", hash=swapped.hash, epoch=swapped.epoch, reason=swapped.refused)
+        else:
+            log.info("policy swapped", hash=swapped.hash, epoch=swapped.epoch)
+
+    def event(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None:
+        if self._recorder is not None:
+            self._recorder.write(now, event, actions)

@@ -1,0 +1,369 @@
+"""The serving core: facts of HTTP and bus into the dispatcher, its orders out to replicas and clients.
+
+All of it runs on the event loop, one event after the other, so a policy is swapped between two requests and never during
+one. What decides is `autopoiesis.dispatch`; what carries is a `Transport`; what is told of it is a `Listener`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, Generate, Reply
+from autopoiesis.contracts.messages.policy import Activation
+from autopoiesis.contracts.messages.telemetry import Outcome
+from autopoiesis.dispatch import Dispatcher
+from autopoiesis.dispatch import events as ev
+from autopoiesis.router import errors
+from autopoiesis.router.errors import ApiError
+from autopoiesis.router.fleet import Fleet
+from autopoiesis.router.flight import PING, Flight
+from autopoiesis.router.transport import Transport
+
+
+class Listener(Protocol):
+    """Told of everything worth counting; must not block or raise."""
+
+    def begun(self, flight: Flight) -> None: ...
+
+    def decided(self, seconds: float) -> None: ...
+
+    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
+        """Returns headers to send along (trace context)."""
+
+    def ended(self, flight: Flight, now: float) -> None: ...
+
+    def fault(self, fault: ev.Fault) -> None: ...
+
+    def swapped(self, swapped: ev.Swapped) -> None: ...
+
+    def event(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for what, in seconds."""
+
+    request_s: float = 600.0
+    """Arrival to deadline."""
+    silence_s: float = 5.0
+    """A replica with requests in flight that gives no sign of life for so long is given up."""
+    ping_s: float = 15.0
+    """Streams that bring nothing get a comment this often."""
+    sweep_s: float = 0.5
+
+
+class Serving:
+    """Owns the dispatcher. Every method runs on the event loop and returns at once."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        transport: Transport,
+        listener: Listener,
+        fleet: Fleet,
+        *,
+        router: str,
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._transport = transport
+        self._listener = listener
+        self._router = router
+        self.patience = patience
+        self._clock = clock
+        self._flights: dict[str, Flight] = {}
+        self._wires: dict[str, Flight] = {}
+        self._events: deque[ev.Event] = deque()
+        self._feeding = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._swept = clock()
+        self._refusal = ""
+        self._idle: asyncio.Event | None = None
+        self.fleet = fleet
+        self._acts: Final[dict[type, Callable[[Any, float], None]]] = {
+            ev.Send: self._send,
+            ev.Refuse: self._refuse,
+            ev.Abort: self._abort,
+            ev.Lost: self._lost,
+            ev.Fault: lambda fault, now: listener.fault(fault),
+            ev.Swapped: self._swapped,
+        }
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have not ended, held ones included."""
+        return len(self._flights)
+
+    @property
+    def connected(self) -> bool:
+        return self._transport.connected
+
+    def submit(self, flight: Flight) -> None:
+        """A request arrived. Its answer comes through `flight.take`."""
+        now = self._clock()
+        intake, identity = flight.intake, flight.identity
+        flight.arrival = flight.last_item = now
+        flight.arrival_unix = time.time()
+        flight.deadline = now + self.patience.request_s
+        self._flights[flight.request_id] = flight
+        self._listener.begun(flight)
+        arrival = ev.Arrival(
+            request_id=flight.request_id,
+            model=intake.model,
+            prompt_bytes=intake.prompt_bytes,
+            max_tokens=flight.max_tokens,
+            priority=identity.priority,
+            klass=identity.klass,
+            tenant=identity.tenant,
+            session=identity.session,
+            workflow=identity.workflow,
+            modality=intake.modality,
+            ttft_slo=math.inf if identity.ttft_slo_s is None else identity.ttft_slo_s,
+            tpot_slo=math.inf if identity.tpot_slo_s is None else identity.tpot_slo_s,
+            deadline=flight.deadline,
+            block_hashes=flight.block_hashes,
+        )
+        began = time.perf_counter()
+        self._feed(arrival)
+        self._listener.decided(time.perf_counter() - began)
+
+    def leave(self, flight: Flight) -> None:
+        """The client went away."""
+        if flight.open:
+            self._feed(ev.Left(flight.request_id))
+            self._end(flight, "cancelled", "client_left")
+
+    def activate(self, activation: Activation, force: bool) -> str:
+        """Swap the policy between two requests. Returns why it was refused, empty if it was not (see `Activated`)."""
+        self._refusal = ""
+        self._feed(ev.Activated(activation, force))
+        return self._refusal
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        self.fleet.beat(heartbeat, self._clock())
+        self._feed(ev.Beat(heartbeat))
+
+    def on_reply(self, wire: str, reply: Reply) -> None:
+        """A replica said something of the request that was sent to it under the name `wire`."""
+        flight = self._wires.get(wire)
+        if flight is None:
+            return
+        now = self._clock()
+        self.fleet.heard(flight.replica, now)
+        if isinstance(reply, Chunk):
+            if reply.tokens or reply.text or reply.delta is not None:
+                self._tokens(flight, reply, now)
+        elif isinstance(reply, Finished):
+            self._finished(flight, reply, now)
+        else:
+            self._failed(flight, reply, now)
+
+    def on_broken(self, wire: str, error: ApiError) -> None:
+        """The replies to `wire` cannot be trusted to go on: some were lost, none come any more, or it was never sent."""
+        flight = self._wires.get(wire)
+        if flight is not None:
+            self._transport.cancel(wire, "cancelled")
+            self._give_up(flight, error)
+
+    def on_gone(self, wire: str, replica: str, reason: str) -> None:
+        """Nobody answers for `replica`; all that was sent there is concerned, `wire` among it."""
+        if wire in self._wires:
+            self._feed(ev.ReplicaGone(replica, reason))
+
+    def sweep(self) -> None:
+        """Pings, and replicas that fell silent. Called every `sweep_s` seconds.
+
+        A late call means that this process itself stood still: heartbeats may be waiting unread, so nobody is blamed.
+        """
+        now = self._clock()
+        late = now - self._swept > 2.0 * self.patience.sweep_s
+        self._swept = now
+        self.fleet.forget(now)
+        for flight in list(self._flights.values()):
+            if flight.intake.stream and now - flight.last_item >= self.patience.ping_s:
+                flight.push(PING, now)
+        if late:
+            return
+        for replica in sorted({flight.replica for flight in self._wires.values()}):
+            silent_s = self.fleet.silent_s(replica, now)
+            if silent_s > self.patience.silence_s:
+                self._feed(ev.ReplicaGone(replica, f"no sign of life for {silent_s:.1f} s"))
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until no request is left, for at most `timeout_s` seconds; whether that came."""
+        self._idle = asyncio.Event()
+        if not self._flights:
+            return True
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def abandon(self, message: str) -> None:
+        """End every request that has not ended: the process stops."""
+        for flight in list(self._flights.values()):
+            self._feed(ev.Left(flight.request_id))
+            self._answer(flight, errors.UnavailableError(message, "shutting_down"), "failed")
+
+    def _feed(self, event: ev.Event) -> None:
+        self._events.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._events:
+                self._step(self._events.popleft())
+        finally:
+            self._feeding = False
+        self._arm()
+
+    def _step(self, event: ev.Event) -> None:
+        now = self._clock()
+        actions = self._dispatcher.handle(now, event)
+        self._listener.event(now, event, actions)
+        for action in actions:
+            self._acts[type(action)](action, now)
+
+    def _arm(self) -> None:
+        wake = self._dispatcher.next_wake
+        if wake >= self._timer_at:
+            return  # the earlier timer arms the next one
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = wake
+        delay = max(0.0, wake - self._clock())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._wake)
+
+    def _wake(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        if self._dispatcher.next_wake <= self._clock():
+            self._feed(ev.Wake())
+        else:
+            self._arm()
+
+    def _send(self, send: ev.Send, now: float) -> None:
+        flight = self._flights[send.request_id]
+        self._close_wire(flight)
+        flight.decided(send, now)
+        self._wires[flight.wire] = flight
+        headers = self._listener.sent(flight, send)
+        self._transport.send(send.replica, self._generate(flight, send, now), headers)
+
+    def _generate(self, flight: Flight, send: ev.Send, now: float) -> Generate:
+        return Generate(
+            request_id=flight.wire,
+            router=self._router,
+            nth=send.nth,
+            model=flight.intake.model,
+            endpoint=flight.intake.endpoint,
+            body=flight.body,
+            stream=flight.intake.stream,
+            prompt_tokens=send.prompt_tokens,
+            max_tokens=flight.max_tokens,
+            priority=send.priority,
+            deadline_s=max(0.0, flight.deadline - now),
+            block_hashes=flight.block_hashes,
+        )
+
+    def _refuse(self, refuse: ev.Refuse, now: float) -> None:
+        flight = self._flights[refuse.request_id]
+        flight.epoch, flight.policy = refuse.epoch, refuse.policy
+        flight.holds, flight.fuel = refuse.holds, refuse.fuel
+        self._answer(flight, errors.refused(refuse), _OUTCOME[refuse.reason])
+
+    def _abort(self, abort: ev.Abort, now: float) -> None:
+        flight = self._flights.get(abort.request_id)
+        if flight is None:
+            return
+        self._transport.cancel(flight.wire, abort.code)
+        if abort.code == "deadline":
+            self._answer(flight, errors.failed("deadline", "the deadline of this request passed"), "expired")
+
+    def _lost(self, lost: ev.Lost, now: float) -> None:
+        flight = self._flights.get(lost.request_id)
+        if flight is not None:
+            message = f"the replica that served this request failed: {lost.reason}"
+            self._answer(flight, errors.UnavailableError(message, "replica_lost"), "failed")
+
+    def _swapped(self, swapped: ev.Swapped, now: float) -> None:
+        self._refusal = swapped.refused
+        self._listener.swapped(swapped)
+
+    def _tokens(self, flight: Flight, chunk: Chunk, now: float) -> None:
+        if flight.first_token is None:
+            flight.first_token = now
+        flight.last_token = now
+        flight.output_tokens += chunk.tokens
+        flight.push(chunk, now)
+        self._feed(ev.Tokens(flight.request_id, max(1, chunk.tokens)))
+
+    def _finished(self, flight: Flight, finished: Finished, now: float) -> None:
+        if not flight.intake.stream:
+            flight.last_token = now
+        flight.finished = finished
+        flight.output_tokens = finished.output_tokens
+        ended = ev.Ended(
+            request_id=flight.request_id,
+            prompt_tokens=finished.prompt_tokens,
+            output_tokens=finished.output_tokens,
+            cached_tokens=finished.cached_tokens,
+            natural=finished.finish_reason in {"stop", "tool_calls"},
+            first_token_s=finished.first_token_s,
+        )
+        flight.push(finished, now)
+        self._end(flight, "finished", "")
+        self._feed(ended)
+
+    def _failed(self, flight: Flight, failed: Failed, now: float) -> None:
+        if failed.code in _BOUNCES and flight.first_token is None:
+            self._close_wire(flight)
+            self._feed(ev.Bounced(flight.request_id, failed.message))
+            return
+        flight.output_tokens = max(flight.output_tokens, failed.output_tokens)
+        outcome: Outcome = "expired" if failed.code == "deadline" else "failed"
+        self._answer(flight, errors.failed(failed.code, failed.message, failed.param), outcome)
+        self._feed_ended(flight, failed.code)
+
+    def _give_up(self, flight: Flight, error: ApiError) -> None:
+        """End one request whose replica may well live on."""
+        self._answer(flight, error, "failed")
+        self._feed_ended(flight, "internal")
+
+    def _feed_ended(self, flight: Flight, code: FailureCode) -> None:
+        tokens = flight.output_tokens
+        self._feed(ev.Ended(request_id=flight.request_id, code=code, output_tokens=tokens, natural=False))
+
+    def _answer(self, flight: Flight, error: ApiError, outcome: Outcome) -> None:
+        flight.push(error, self._clock())
+        self._end(flight, outcome, error.code or "")
+
+    def _end(self, flight: Flight, outcome: Outcome, error: str) -> None:
+        flight.outcome, flight.error = outcome, error
+        self._close_wire(flight)
+        del self._flights[flight.request_id]
+        self._listener.ended(flight, self._clock())
+        if self._idle is not None and not self._flights:
+            self._idle.set()
+
+    def _close_wire(self, flight: Flight) -> None:
+        if flight.wire and self._wires.pop(flight.wire, None) is not None:
+            self._transport.close(flight.wire)
+
+
+_BOUNCES: Final = frozenset({"unavailable", "overloaded"})
+_OUTCOME: Final[dict[str, Outcome]] = {
+    "rejected": "rejected",
+    "queue_full": "rejected",
+    "no_replica": "failed",
+    "deadline": "expired",
+}

@@ -1,0 +1,71 @@
+"""Settings of the router, section `router` of the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from autopoiesis.runtime.settings import Secret, Section
+
+_Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model beforehand; models of replicas that report are served without."""
+
+    context_tokens: _Count | None = None
+    """Longest prompt and answer together; unset, the largest KV capacity of a replica bounds an answer."""
+    max_tokens: _Count | None = None
+    """Assumed where a chat request sets no limit."""
+
+
+class RouterSettings(Section, frozen=True, kw_only=True):
+    prefix: ClassVar[str] = "router"
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """0 takes a free one."""
+    name: str = "router"
+    """Names this router in telemetry; routers side by side may share it."""
+    policy: str = "round_robin"
+    """Shipped policy in force until an activation arrives (epoch 0)."""
+    seed: int = 0
+    """Of the random numbers that policies see."""
+    models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
+    default_max_tokens: _Count = 4096
+    """Assumed for chat requests without a limit, where `models` says nothing."""
+    max_choices: _Count = 16
+    """Largest `n` of one request."""
+    max_body_bytes: _Count = 4 << 20
+    """Longer bodies are answered 413; the bus's own payload limit also holds."""
+    admin_token: Secret = Secret()
+    """Bearer token of the admin endpoints; without one they answer to loopback addresses alone."""
+    request_timeout_s: _Seconds = 600.0
+    """Arrival to deadline."""
+    silence_s: _Seconds = 5.0
+    """A replica without a sign of life for so long loses its requests."""
+    stall_s: _Seconds = 15.0
+    """A stream on which nothing comes for so long fails; workers send something at least every third of it."""
+    ping_s: _Seconds = 15.0
+    """Streams that bring nothing get a comment this often; the first one sends the headers."""
+    drain_s: Annotated[float, msgspec.Meta(ge=0.0)] = 20.0
+    """How long requests may still run after SIGTERM."""
+    telemetry_interval_s: _Seconds = 0.5
+    """Longest wait of a telemetry record before it is sent."""
+    telemetry_records: _Count = 50_000
+    """Records kept while the bus is away; beyond it the oldest are dropped and counted."""
+    record: str = ""
+    """File to which every event and decision is written, for replay; empty records nothing."""
+    max_reject_share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.1
+    """Most of the last minute's arrivals that a policy may reject."""
+    max_queue: Annotated[int, msgspec.Meta(ge=0)] = 10_000
+    """Requests held per model."""
+    hold_max_s: Annotated[float, msgspec.Meta(ge=0.0)] = 20.0
+    """Longest time a policy may hold a request."""
+    no_replica_wait_s: Annotated[float, msgspec.Meta(ge=0.0)] = 5.0
+    """How long requests wait for a model without a ready replica."""
+    suspect_after_s: _Seconds = 1.0
+    """A replica silent this long is not offered to policies."""
+    max_attempts: _Count = 2
+    """Sends of one request, the first included."""

@@ -1,0 +1,97 @@
+"""One trace from HTTP through the bus to the worker: a SERVER span per request, a CLIENT span per send."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from opentelemetry import propagate, trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from autopoiesis.dispatch.events import Send
+from autopoiesis.router.flight import Flight
+from autopoiesis.router.records import first_token_s
+
+_OPERATION: Final = {"chat": "chat", "completions": "text_completion"}
+_ROUTE: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+
+
+class Tracing:
+    """Spans by OpenTelemetry's API: free of cost where no SDK is configured."""
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("autopoiesis.router")
+
+    def begin(self, flight: Flight) -> None:
+        """Open the SERVER span, under the client's own trace if it sent one."""
+        context = propagate.extract(flight.identity.trace) if flight.identity.trace else None
+        intake = flight.intake
+        route = _ROUTE[intake.endpoint]
+        span = self._tracer.start_span(f"POST {route}", context=context, kind=SpanKind.SERVER)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "http.request.method": "POST",
+                    "http.route": route,
+                    "gen_ai.operation.name": _OPERATION[intake.endpoint],
+                    "gen_ai.provider.name": "autopoiesis",
+                    "gen_ai.request.model": intake.model,
+                    "gen_ai.request.max_tokens": flight.max_tokens,
+                    "gen_ai.request.choice.count": intake.n,
+                    "gen_ai.request.stream": intake.stream,
+                    "gen_ai.response.id": flight.request_id,
+                }
+            )
+        flight.span = span
+
+    def sent(self, flight: Flight, send: Send) -> dict[str, str]:
+        """Open the CLIENT span of one send; returns the headers that carry the trace to the worker."""
+        self._close_send(flight)
+        if flight.span is None or not flight.span.get_span_context().is_valid:
+            return {}
+        parent = trace.set_span_in_context(flight.span)
+        name = f"{_OPERATION[flight.intake.endpoint]} {flight.intake.model}"
+        span = self._tracer.start_span(name, context=parent, kind=SpanKind.CLIENT)
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "messaging.system": "nats",
+                    "messaging.destination.template": "infer.{replica}",
+                    "autopoiesis.replica": send.replica,
+                    "autopoiesis.attempt": send.attempt,
+                    "autopoiesis.policy": send.policy,
+                    "autopoiesis.epoch": send.epoch,
+                    "autopoiesis.fallback": send.fallback,
+                }
+            )
+        flight.send_span = span
+        headers: dict[str, str] = {}
+        propagate.inject(headers, trace.set_span_in_context(span))
+        return headers
+
+    def ended(self, flight: Flight) -> None:
+        """Close what is open, with usage and what went wrong."""
+        span = flight.span
+        if span is not None and span.is_recording():
+            self._describe(flight, span)
+        self._close_send(flight)
+        if span is not None:
+            span.end()
+
+    def _close_send(self, flight: Flight) -> None:
+        if flight.send_span is not None:
+            flight.send_span.end()
+            flight.send_span = None
+
+    def _describe(self, flight: Flight, span: Span) -> None:
+        span.set_attribute("gen_ai.usage.output_tokens", flight.output_tokens)
+        first_s = first_token_s(flight)
+        if first_s is not None:
+            span.set_attribute("gen_ai.response.time_to_first_chunk", first_s)
+        if flight.finished is not None:
+            span.set_attribute("gen_ai.response.finish_reasons", [flight.finished.finish_reason])
+            span.set_attribute("gen_ai.usage.input_tokens", flight.finished.prompt_tokens)
+            span.set_attribute("gen_ai.usage.cache_read.input_tokens", flight.finished.cached_tokens)
+        if flight.error:
+            span.set_attribute("error.type", flight.error)
+        if flight.outcome == "failed":
+            span.set_status(Status(StatusCode.ERROR, flight.error))
