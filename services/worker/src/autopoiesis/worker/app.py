@@ -100,7 +100,7 @@ async def serve(bus: Bus, settings: WorkerSettings, service: Service) -> None:
         raise OperatorError(str(error)) from error
     try:
         if settings.engine == "simulated":
-            await node.follow_planner()
+            node.follow_planner()
         log.info("node %s serves %d replicas of %s", settings.node, len(specs), settings.model)
         service.ready(node=settings.node, replicas=[spec.name for spec in specs])
         await service.until_stopped()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from autopoiesis.contracts.messages.fleet import DesiredState, NodeInventory
-from autopoiesis.contracts.subjects import DESIRED_STATE, NODE, slug
+from autopoiesis.contracts.subjects import DESIRED, DESIRED_STATE, NODE, slug
 from autopoiesis.runtime.bus import Bus, BusError, Received, Responders
 from autopoiesis.simulator.hardware import GPUS
 from autopoiesis.worker.engines.base import Engine
@@ -20,6 +20,7 @@ from autopoiesis.worker.serving import Place, ServedReplica
 log = logging.getLogger(__name__)
 
 INVENTORY_S: Final = 10.0
+PLANNER_RETRY_S: Final = 5.0
 
 EngineFactory = Callable[[ReplicaSpec, bool], Engine]
 """Makes the engine of a replica; the flag says that it was planned while the node runs, so that loading takes its time."""
@@ -56,9 +57,9 @@ class Node:
             await self._serve(spec, planned=False)
         self._tasks.append(asyncio.create_task(self._tell_inventory(), name="inventory"))
 
-    async def follow_planner(self) -> None:
-        """Take up `fleet.desired.<node>`, the last one kept and every later one."""
-        await self._bus.watch_last(DESIRED_STATE, self.on_desired, node=slug(self._place.node))
+    def follow_planner(self) -> None:
+        """Take up `fleet.desired.<node>`, the last one kept and every later one, as soon as JetStream has it."""
+        self._tasks.append(asyncio.create_task(self._watch_planner(), name="desired state"))
         self._tasks.append(asyncio.create_task(self._reconcile(), name="reconcile"))
 
     async def stop(self, deadline_s: float) -> None:
@@ -82,6 +83,16 @@ class Node:
             return
         self._desired = desired
         self._changed.set()
+
+    async def _watch_planner(self) -> None:
+        while True:
+            try:
+                await self._bus.ensure_streams((DESIRED,))
+                await self._bus.watch_last(DESIRED_STATE, self.on_desired, node=slug(self._place.node))
+                return
+            except BusError as error:
+                log.warning("node %s cannot follow the planner yet: %s", self._place.node, error)
+            await asyncio.sleep(PLANNER_RETRY_S)
 
     async def _serve(self, spec: ReplicaSpec, *, planned: bool) -> None:
         price = GPUS[spec.gpu].price * spec.tp if spec.gpu in GPUS else 0.0
