@@ -1,0 +1,66 @@
+"""Spot membership: how many nodes a fleet has over time, from published preemption traces."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from autopoiesis.simulator.workload.rows import lines, number_in
+from autopoiesis.simulator.workload.trace import TraceError
+
+
+@dataclass(frozen=True, slots=True)
+class NodeChange:
+    """A node comes or goes at `at` seconds from the trace's start."""
+
+    at: float
+    node: str
+    change: Literal["add", "remove"]
+
+
+def load_spot(path: str | Path) -> list[NodeChange]:
+    """Changes in order of time, from Bamboo (`ms,add|remove,node`), Parcae (`[ms, "add", {nodes}]`) or count (`ms,count`) traces.
+
+    Raises `TraceError` with the line of anything else, or of a node that is added twice or removed while absent.
+    """
+    where = Path(path)
+    changes: list[NodeChange] = []
+    for number, text in lines(where):
+        changes += (
+            _parcae(text, where, number) if text.startswith("[") else _csv(text, where, number, changes)
+        )
+    present: set[str] = set()
+    for change in changes:
+        if (change.change == "add") == (change.node in present):
+            raise TraceError(
+                where, 0, f"{change.node} at {change.at:g} s: {change.change} contradicts what came before"
+            )
+        present ^= {change.node}
+    return changes
+
+
+def _parcae(text: str, path: Path, line: int) -> list[NodeChange]:
+    try:
+        at, kind, detail = json.loads(text)
+        nodes = list(detail["nodes"])
+    except (ValueError, KeyError, TypeError):
+        raise TraceError(path, line, 'must be [ms, "add" | "remove" | "no-op", {"nodes": [...]}]') from None
+    if kind not in {"add", "remove", "no-op"}:
+        raise TraceError(path, line, f"{kind!r}: must be add, remove or no-op")
+    return [] if kind == "no-op" else [NodeChange(at / 1e3, node, kind) for node in nodes]
+
+
+def _csv(text: str, path: Path, line: int, before: list[NodeChange]) -> list[NodeChange]:
+    cells = [cell.strip() for cell in text.split(",")]
+    at = number_in({"time": cells[0]}, "time", path, line) / 1e3
+    if len(cells) == 3 and cells[1] in {"add", "remove"}:
+        return [NodeChange(at, cells[2], "add" if cells[1] == "add" else "remove")]
+    if len(cells) != 2:
+        raise TraceError(path, line, "must be ms,add|remove,node or ms,count")
+    count = int(number_in({"count": cells[1]}, "count", path, line))
+    present = sum(1 if change.change == "add" else -1 for change in before)
+    if count >= present:
+        return [NodeChange(at, f"node{n}", "add") for n in range(present, count)]
+    return [NodeChange(at, f"node{n}", "remove") for n in range(present - 1, count - 1, -1)]
