@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
@@ -25,43 +26,42 @@ from autopoiesis.simulator.workload.trace import Trace, TraceError
 
 KEY: Final = b"autopoiesis"
 
-SCHEMA: Final = pa.schema(
-    [
-        pa.field("request_id", pa.string(), nullable=False),
-        pa.field("scope", pa.string(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-        pa.field("arrival_unix_s", pa.float64(), nullable=False),
-        pa.field("stream", pa.bool_(), nullable=False),
-        pa.field("prompt_bytes", pa.int64(), nullable=False),
-        pa.field("prompt_tokens", pa.int64(), nullable=False),
-        pa.field("prompt_tokens_estimated", pa.int64(), nullable=False),
-        pa.field("max_tokens", pa.int64(), nullable=False),
-        pa.field("output_tokens", pa.int64(), nullable=False),
-        pa.field("output_censored", pa.bool_(), nullable=False),
-        pa.field("outcome", pa.string(), nullable=False),
-        pa.field("error", pa.string(), nullable=False),
-        pa.field("klass", pa.string(), nullable=False),
-        pa.field("priority", pa.int64(), nullable=False),
-        pa.field("tenant", pa.string(), nullable=False),
-        pa.field("session", pa.string(), nullable=False),
-        pa.field("workflow", pa.string(), nullable=False),
-        pa.field("block_hashes", pa.list_(pa.int64()), nullable=False),
-        pa.field("ttft_slo_s", pa.float64()),
-        pa.field("tpot_slo_s", pa.float64()),
-        pa.field("queue_wait_s", pa.float64(), nullable=False),
-        pa.field("ttft_s", pa.float64()),
-        pa.field("tpot_s", pa.float64()),
-        pa.field("e2e_s", pa.float64(), nullable=False),
-        pa.field("replica", pa.string(), nullable=False),
-        pa.field("gpu", pa.string(), nullable=False),
-        pa.field("attempts", pa.int64(), nullable=False),
-        pa.field("holds", pa.int64(), nullable=False),
-        pa.field("epoch", pa.int64(), nullable=False),
-        pa.field("policy", pa.string(), nullable=False),
-        pa.field("fallback", pa.bool_(), nullable=False),
-        pa.field("fuel", pa.int64(), nullable=False),
-    ]
-)
+_FIELDS: list[pa.Field[Any]] = [
+    pa.field("request_id", pa.string(), nullable=False),
+    pa.field("scope", pa.string(), nullable=False),
+    pa.field("model", pa.string(), nullable=False),
+    pa.field("arrival_unix_s", pa.float64(), nullable=False),
+    pa.field("stream", pa.bool_(), nullable=False),
+    pa.field("prompt_bytes", pa.int64(), nullable=False),
+    pa.field("prompt_tokens", pa.int64(), nullable=False),
+    pa.field("prompt_tokens_estimated", pa.int64(), nullable=False),
+    pa.field("max_tokens", pa.int64(), nullable=False),
+    pa.field("output_tokens", pa.int64(), nullable=False),
+    pa.field("output_censored", pa.bool_(), nullable=False),
+    pa.field("outcome", pa.string(), nullable=False),
+    pa.field("error", pa.string(), nullable=False),
+    pa.field("klass", pa.string(), nullable=False),
+    pa.field("priority", pa.int64(), nullable=False),
+    pa.field("tenant", pa.string(), nullable=False),
+    pa.field("session", pa.string(), nullable=False),
+    pa.field("workflow", pa.string(), nullable=False),
+    pa.field("block_hashes", pa.list_(pa.int64()), nullable=False),
+    pa.field("ttft_slo_s", pa.float64()),
+    pa.field("tpot_slo_s", pa.float64()),
+    pa.field("queue_wait_s", pa.float64(), nullable=False),
+    pa.field("ttft_s", pa.float64()),
+    pa.field("tpot_s", pa.float64()),
+    pa.field("e2e_s", pa.float64(), nullable=False),
+    pa.field("replica", pa.string(), nullable=False),
+    pa.field("gpu", pa.string(), nullable=False),
+    pa.field("attempts", pa.int64(), nullable=False),
+    pa.field("holds", pa.int64(), nullable=False),
+    pa.field("epoch", pa.int64(), nullable=False),
+    pa.field("policy", pa.string(), nullable=False),
+    pa.field("fallback", pa.bool_(), nullable=False),
+    pa.field("fuel", pa.int64(), nullable=False),
+]
+SCHEMA: Final = pa.schema(_FIELDS)
 """`RequestRecord` as columns."""
 
 
@@ -124,8 +124,8 @@ class Snapshot:
             classes[number] = name or self.info.objectives.default
         output = _column(table, "output_tokens")
         hashes = None
-        if pa.compute.sum(pa.compute.list_value_length(table["block_hashes"])).as_py():
-            hashes = [tuple(row) for row in table["block_hashes"].to_pylist()]
+        if pc.sum(pc.list_value_length(table["block_hashes"])).as_py():
+            hashes = [tuple(row or ()) for row in table["block_hashes"].to_pylist()]
         return Trace.of(
             self.name[:12],
             _column(table, "arrival_unix_s") - self.info.start_unix_s,
@@ -191,9 +191,9 @@ def _column(table: pa.Table, name: str) -> Any:
 def _numbers(table: pa.Table, name: str, *, first: int) -> tuple[Any, list[str]]:
     """Strings as numbers from `first` in order of first sight; with `first` = 1 the empty string is 0."""
     encoded = table[name].combine_chunks().dictionary_encode()
-    words: list[str] = encoded.dictionary.to_pylist()
+    words = [str(word) for word in encoded.dictionary.to_pylist()]
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     if first == 0:
         return codes, words
     numbers = np.array([0 if word == "" else n for n, word in enumerate(words, 1)], np.int64)
-    return (numbers[codes] if len(words) else codes), words
+    return (numbers[codes] if words else codes), words

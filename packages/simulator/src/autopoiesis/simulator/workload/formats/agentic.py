@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def _session(
 ) -> int:
     ended: list[tuple[float, int]] = []
     dropped = 0
-    for call in row["requests"]:
+    for call in _calls(row["requests"]):
         missing = [key for key in ("t", "in", "out", "hash_runs") if key not in call]
         if missing:
             raise TraceError(path, line, f"a call lacks {', '.join(missing)}")
@@ -100,6 +101,16 @@ def _session(
         took = number_in(call, "api_time", path, line) if "api_time" in call else 0.0
         ended.append((at + took, len(out["arrival"]) - 1))
     return dropped
+
+
+def _calls(requests: list[dict[str, Any]], offset: float = 0.0) -> Iterator[dict[str, Any]]:
+    """A session's calls with times from its start; a subagent's are nested, with times from the subagent's."""
+    for request in requests:
+        at = offset + float(request.get("t", 0.0))
+        if request.get("type") == "subagent":
+            yield from _calls(request["requests"], at)
+        else:
+            yield {**request, "t": at} if "t" in request else request
 
 
 def _blocks(runs: list[list[int]], session: int, coarsen: int) -> tuple[int, ...]:
