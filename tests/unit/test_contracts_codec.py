@@ -36,7 +36,16 @@ GOLDEN = {
     ),
     infer.Chunk: (
         infer.Chunk(seq=0, text="hé", tokens=1, token_ids=(42,)),
-        '{"type":"chunk","seq":0,"text":"hé","tokens":1,"token_ids":[42],"index":0,"delta":null}'.encode(),
+        '{"type":"chunk","seq":0,"text":"hé","tokens":1,"token_ids":[42]}'.encode(),
+    ),
+    infer.Finished: (
+        infer.Finished(
+            seq=1, finish_reason="stop", prompt_tokens=3, output_tokens=2, body=msgspec.Raw(b'{"id":"x"}')
+        ),
+        (
+            b'{"type":"finished","seq":1,"finish_reason":"stop","prompt_tokens":3,"output_tokens":2,'
+            b'"body":{"id":"x"}}'
+        ),
     ),
     infer.Failed: (
         infer.Failed(seq=3, code="invalid_request", message="too long", param="messages"),
@@ -122,6 +131,13 @@ def test_replies_are_told_apart_by_their_tag() -> None:
     assert isinstance(codec.decode(infer.Reply, codec.encode(GOLDEN[infer.Chunk][0])), infer.Chunk)
     with pytest.raises(codec.ContractError, match="later"):
         codec.decode(infer.Reply, b'{"type":"later","seq":0}')
+
+
+def test_raw_parts_of_replies_arrive_as_they_were_sent() -> None:
+    delta = b'{"tool_calls":[{"index":0}]}'
+    chunk = codec.decode(infer.Reply, codec.encode(infer.Chunk(seq=0, delta=msgspec.Raw(delta))))
+    assert bytes(chunk.delta) == delta
+    assert codec.decode(infer.Reply, codec.encode(infer.Chunk(seq=1))).delta is None
 
 
 def test_unknown_fields_are_ignored() -> None:

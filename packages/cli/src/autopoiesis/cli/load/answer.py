@@ -1,6 +1,7 @@
 """Reads one streamed OpenAI answer as its bytes arrive: when tokens came, how many, how it ended."""
 
 import time
+from typing import Any
 
 import msgspec
 
@@ -8,7 +9,7 @@ import msgspec
 class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: Any = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -32,15 +33,10 @@ class _Usage(msgspec.Struct, gc=False):
 class _Event(msgspec.Struct, gc=False):
     choices: tuple[_Choice, ...] = ()
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
-
-
-class _ErrorBody(msgspec.Struct, gc=False):
-    message: str = ""
+    error: Any = None
 
 
 _events = msgspec.json.Decoder(_Event)
-_errors = msgspec.json.Decoder(_ErrorBody)
 
 
 class Answer:
@@ -102,7 +98,7 @@ class Answer:
             self.error = self.error or f"an event of the stream is not an OpenAI chunk: {error}"
             return
         if event.error is not None:
-            self.error = _message(bytes(event.error)) or "the stream reported an error"
+            self.error = _said(event.error)
         for choice in event.choices:
             if choice.speaks:
                 self.last_token_at = time.monotonic()
@@ -117,9 +113,14 @@ class Answer:
 
 
 def _message(body: bytes) -> str:
-    """The message in `{"error": {"message": …}}` or in the inner object alone; the raw text where it is neither."""
+    """What an error body says: its message, or its first bytes where it has none."""
     try:
-        event = _events.decode(body)
-        return _errors.decode(event.error if event.error is not None else body).message
+        said = msgspec.json.decode(body)
     except msgspec.MsgspecError:
         return body[:200].decode(errors="replace")
+    return _said(said.get("error", said) if isinstance(said, dict) else said)
+
+
+def _said(error: Any) -> str:
+    """The message of an OpenAI error object."""
+    return str(error.get("message") or error) if isinstance(error, dict) else str(error)

@@ -1,6 +1,7 @@
 """Prompts of a wanted length whose prefixes repeat as the trace says: deterministic words, nothing from anybody's data."""
 
 import random
+import zlib
 from functools import cache
 from typing import Final
 
@@ -40,7 +41,7 @@ def _corpus(seed: int) -> str:
 def text(name: str, size: int, seed: int = 0) -> str:
     """`size` bytes (ASCII) that begin with `name`: two texts of one name share the shorter one's whole length, others nothing."""
     corpus = _corpus(seed)
-    start = random.Random(f"{seed}/{name}").randrange(_CORPUS_BYTES)
+    start = zlib.crc32(name.encode()) % _CORPUS_BYTES
     body = f"{name} "
     while len(body) < size:
         body += corpus[start : start + size - len(body)]

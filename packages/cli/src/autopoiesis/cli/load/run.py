@@ -221,7 +221,8 @@ class _Run:
 
 async def _sleep_until(at: float) -> None:
     """`at` on the monotonic clock."""
-    while (delay := at - time.monotonic()) > 0:
+    delay = at - time.monotonic()
+    if delay > 0:
         await asyncio.sleep(delay)
 
 

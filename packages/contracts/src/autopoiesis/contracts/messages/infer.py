@@ -1,8 +1,13 @@
 """Router to worker and back: one request, its chunks, and how it ended."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    MaybeRaw = msgspec.Raw | None
+else:
+    MaybeRaw = msgspec.Raw  # msgspec reads Raw in no union; what is left out on the wire stays None
 
 Endpoint = Literal["chat", "completions"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -48,7 +53,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: FailureCode = "cancelled"
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="chunk"):
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="chunk", omit_defaults=True):
     """Tokens of one stream since the last chunk; `seq` rises by one from 0, the typed last message included."""
 
     seq: int
@@ -57,11 +62,11 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="chunk"):
     token_ids: tuple[int, ...] = ()
     index: int = 0
     """Choice index."""
-    delta: msgspec.Raw | None = None
+    delta: MaybeRaw = None
     """OpenAI delta object, where text alone does not say it (tools, log-probabilities)."""
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finished", omit_defaults=True):
     """The last message of a request that ended well. Without streaming, the only one: `text` is then the whole answer."""
 
     seq: int
@@ -72,7 +77,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finishe
     text: str = ""
     first_token_s: float = 0.0
     """Seconds from receipt at the worker to the first token."""
-    body: msgspec.Raw | None = None
+    body: MaybeRaw = None
     """The engine's own complete answer, for engines that speak OpenAI."""
 
 

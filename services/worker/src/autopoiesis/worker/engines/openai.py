@@ -49,7 +49,7 @@ class Event(msgspec.Struct):
 
     choices: list[_Choice] = []
     usage: Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class _ErrorDetail(msgspec.Struct):
@@ -92,7 +92,7 @@ def read_event(data: str | bytes) -> Event:
         event = _events.decode(data)
     except msgspec.MsgspecError as error:
         raise ServerError("internal", f"the server's answer is not OpenAI JSON: {error}") from error
-    if event.error is not None and bytes(event.error) != b"null":
+    if event.error is not None:
         raise failure(500, data if isinstance(data, bytes) else data.encode())
     return event
 
