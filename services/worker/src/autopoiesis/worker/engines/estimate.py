@@ -1,6 +1,6 @@
 """Learns an affine step model of a server whose steps nobody shows, from what its requests took.
 
-Recursive least squares with forgetting. A pause between tokens is one step; a first token takes the steps of the prompt.
+Recursive least squares of the relative error, with forgetting. A pause between tokens is one step; a first token takes the steps of the prompt.
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ class StepEstimator:
         )
 
     def _learn(self, features: tuple[float, ...], seconds: float) -> None:
-        x = [value / scale for value, scale in zip(features, _SCALES, strict=True)]
+        if seconds <= 0:
+            return
+        x = [value / scale / seconds for value, scale in zip(features, _SCALES, strict=True)]
         p = self._covariance
         px = [sum(row[j] * x[j] for j in range(4)) for row in p]
         denominator = _FORGET + sum(x[i] * px[i] for i in range(4))
         gain = [value / denominator for value in px]
-        error = seconds - sum(w * value for w, value in zip(self._weights, x, strict=True))
+        error = 1.0 - sum(w * value for w, value in zip(self._weights, x, strict=True))
         self._weights = [w + k * error for w, k in zip(self._weights, gain, strict=True)]
         self._covariance = [[(p[i][j] - gain[i] * px[j]) / _FORGET for j in range(4)] for i in range(4)]
         self._bound()

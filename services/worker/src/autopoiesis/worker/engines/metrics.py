@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -71,10 +72,9 @@ def parse(exposition: str) -> ServerLoad:
         if match[1] == _CACHE_CONFIG:
             capacity += _blocks(match[2] or "")
             continue
-        try:
-            samples.setdefault(match[1], []).append(float(match[3]))
-        except ValueError:
-            continue
+        value = _number(match[3])
+        if math.isfinite(value):
+            samples.setdefault(match[1], []).append(value)
     capacity = capacity or _total(samples, _KV_CAPACITY) or 0
     used = _total(samples, _KV_TOKENS)
     share = _first(samples, _KV_SHARE)
@@ -88,6 +88,13 @@ def parse(exposition: str) -> ServerLoad:
         prefix_queries=_total(samples, _PREFIX_QUERIES),
         prefix_hits=_total(samples, _PREFIX_HITS),
     )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _first(samples: dict[str, list[float]], names: Iterable[str]) -> list[float] | None:
