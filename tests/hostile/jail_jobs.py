@@ -91,7 +91,7 @@ def _start_thread() -> None:
 _ATTEMPTS: dict[str, Callable[[], object]] = {
     "read a file": lambda: Path("/etc/passwd").read_bytes(),
     "read this program": lambda: Path(__file__).read_bytes(),
-    "read the parent's memory": lambda: Path(f"/proc/{os.getppid()}/mem").open("rb"),
+    "read the parent's memory": lambda: Path(f"/proc/{os.getppid()}/mem").read_bytes(),
     "write a file": lambda: Path("/tmp/jail-was-here").write_bytes(b""),
     "list a directory": lambda: list(Path("/").iterdir()),
     "remove a file": lambda: Path("/tmp/jail-was-here").unlink(),

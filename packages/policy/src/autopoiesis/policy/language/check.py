@@ -231,6 +231,13 @@ class FunctionChecker(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name = self._callee(node.func)
+        if isinstance(node.func, ast.Name) and name in grammar.ITERATORS:
+            self._problems.add(
+                node,
+                "iterator",
+                f"what `{name}` gives must be consumed where it is made",
+                f"`list({name}(...))`",
+            )
         for argument in node.args:
             if isinstance(argument, ast.Starred):
                 self._refuse(argument)

@@ -22,6 +22,7 @@ from autopoiesis.policy.api import (
 from autopoiesis.policy.language import decisions, grammar
 from autopoiesis.policy.language.cost import Costs
 from autopoiesis.policy.language.errors import OutOfFuel, PolicyFault, VerificationError
+from autopoiesis.policy.language.growth import Growth
 from autopoiesis.policy.language.identity import policy_hash
 from autopoiesis.policy.language.infer import Inference
 from autopoiesis.policy.language.linker import link
@@ -75,11 +76,12 @@ class CompiledPolicy:
         self.functions = frozenset(name for name in api.FUNCTIONS[kind] if name in module.functions)
         self.fuel = fuel
         self.fuel_used = 0
-        self._runtime = Runtime()
+        growth = Growth(module, inference, costs)
+        self._runtime = Runtime(growth.per_element)
         self._entry_cost = {
             name: 0 if name in costs.guarded else costs.of_function[name] for name in self.functions
         }
-        self._namespace = self._execute(Meter(module, inference, costs).transform(), module)
+        self._namespace = self._execute(Meter(module, inference, costs, growth).transform(), module)
 
     def _execute(self, tree: ast.Module, module: Module) -> dict[str, Any]:
         with warnings.catch_warnings():

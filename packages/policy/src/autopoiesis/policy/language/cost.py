@@ -27,6 +27,10 @@ class Costs:
         self._functions = module.functions
         self.guarded = escaping(module) | _recursive(module)
         """Functions that charge themselves when called."""
+        self.called = {
+            name for function in module.functions.values() for name in _calls(function, module.functions)
+        }
+        """Functions that the module itself calls or passes on."""
         self.of_function: dict[str, int] = {}
         for name in _callees_first(module):
             cost = self.block(module.functions[name].body)

@@ -7,12 +7,15 @@ such names. Types decide where a guard is needless, costs what straight-line cod
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from autopoiesis.policy.language import grammar, types
 from autopoiesis.policy.language.cost import Costs
+from autopoiesis.policy.language.growth import Growth
 from autopoiesis.policy.language.infer import Inference, integer_literal
-from autopoiesis.policy.language.module import Module, is_docstring
+from autopoiesis.policy.language.module import ENTRY_POINTS, Module, is_docstring
 
 _Node = TypeVar("_Node", bound=ast.AST)
 
@@ -44,10 +47,13 @@ _FREE_METHODS: Final = frozenset({"append", "startswith", "endswith", "lower", "
 class Meter(ast.NodeTransformer):
     """Rewrites one module. Expects a tree that the verifier accepted."""
 
-    def __init__(self, module: Module, inference: Inference, costs: Costs) -> None:
+    def __init__(self, module: Module, inference: Inference, costs: Costs, growth: Growth) -> None:
         self._module = module
         self._types = inference
         self._costs = costs
+        self._growth = growth
+        self._lengthening = False
+        """Whether a loop over a list that may grow could be under way where this code runs."""
 
     def transform(self) -> ast.Module:
         """The metered module: constants, then functions."""
@@ -56,6 +62,7 @@ class Meter(ast.NodeTransformer):
             frozen = _call("freeze", value, self.visit(value))
             body.append(_at(value, ast.Assign([ast.Name(name, ast.Store())], frozen)))
         for name, function in self._module.functions.items():
+            self._lengthening = name not in ENTRY_POINTS or name in self._costs.called
             body.append(self._define(function))
             if name in self._costs.guarded:
                 body.append(_rebind(function, self._costs.of_function[name]))
@@ -91,14 +98,25 @@ class Meter(ast.NodeTransformer):
         )
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> list[ast.stmt]:
-        return [self._define(node), _rebind(node, 2 + self._costs.block(node.body))]
+        with self._anywhere():
+            return [self._define(node), _rebind(node, 2 + self._costs.block(node.body))]
+
+    @contextmanager
+    def _anywhere(self, *, unless: bool = False) -> Iterator[None]:
+        """Code that may run while a growing list is iterated."""
+        before = self._lengthening
+        self._lengthening = before or not unless
+        yield
+        self._lengthening = before
 
     def visit_If(self, node: ast.If) -> ast.stmt:
         return _at(node, ast.If(self.visit(node.test), self._block(node.body), self._block(node.orelse)))
 
     def visit_For(self, node: ast.For) -> ast.stmt:
         items = self._consumed(node.iter, self._costs.iteration(node))
-        return _at(node, ast.For(node.target, items, self._block(node.body), self._block(node.orelse), None))
+        with self._anywhere(unless=self._growth.fixed(node.iter)):
+            body = self._block(node.body)
+        return _at(node, ast.For(node.target, items, body, self._block(node.orelse), None))
 
     def visit_While(self, node: ast.While) -> ast.stmt:
         toll = ast.parse(
@@ -209,22 +227,25 @@ class Meter(ast.NodeTransformer):
     def _bare(self, node: ast.expr) -> ast.expr:
         """A key function whose calls are already paid for."""
         if isinstance(node, ast.Lambda):
-            return _at(node, ast.Lambda(self._parameters(node.args), self.visit(node.body)))
+            with self._anywhere():
+                return _at(node, ast.Lambda(self._parameters(node.args), self.visit(node.body)))
         return self.visit(node)  # type: ignore[no-any-return]
 
     # iteration
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
-        return _at(node, ast.ListComp(self.visit(node.elt), self._generators(node, 0, node.elt)))
+        with self._anywhere():
+            return _at(node, ast.ListComp(self.visit(node.elt), self._generators(node, 0, node.elt)))
 
     def visit_SetComp(self, node: ast.SetComp) -> ast.expr:
-        return _call(
-            "make_set", node, ast.ListComp(self.visit(node.elt), self._generators(node, 4, node.elt))
-        )
+        with self._anywhere():
+            listed = ast.ListComp(self.visit(node.elt), self._generators(node, 4, node.elt))
+        return _call("make_set", node, listed)
 
     def visit_DictComp(self, node: ast.DictComp) -> ast.expr:
-        generators = self._generators(node, 2, node.key, node.value)
-        return _at(node, ast.DictComp(self._key(node.key), self.visit(node.value), generators))
+        with self._anywhere():
+            generators = self._generators(node, 2, node.key, node.value)
+            return _at(node, ast.DictComp(self._key(node.key), self.visit(node.value), generators))
 
     def _generators(self, node: Any, extra: int, *elements: ast.expr) -> list[ast.comprehension]:
         result = []
@@ -264,7 +285,9 @@ class Meter(ast.NodeTransformer):
     def _iterator(self, node: ast.expr, weight: int) -> ast.expr | None:
         """A generator or an iterator builtin with its charges inside; None if `node` is neither."""
         if isinstance(node, ast.GeneratorExp):
-            return _at(node, ast.GeneratorExp(self.visit(node.elt), self._generators(node, weight, node.elt)))
+            with self._anywhere():
+                element = self.visit(node.elt)
+                return _at(node, ast.GeneratorExp(element, self._generators(node, weight, node.elt)))
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Name)
@@ -311,6 +334,9 @@ class Meter(ast.NodeTransformer):
 
     def _method(self, node: ast.Call, func: ast.Attribute) -> ast.expr:
         name = func.attr
+        if name == "append" and self._lengthening and self._growth.per_element:
+            arguments = [self.visit(argument) for argument in node.args]
+            return _call("append", node, self.visit(func.value), *arguments)
         if (
             name in grammar.METHOD_NAMES
             and name not in _FREE_METHODS

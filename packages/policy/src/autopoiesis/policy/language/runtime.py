@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from autopoiesis.policy.api import Assign, Replicas
 from autopoiesis.policy.language import grammar
 from autopoiesis.policy.language.errors import OutOfFuel
-from autopoiesis.policy.language.values import CONTAINERS, FrozenLabels, Labels
+from autopoiesis.policy.language.values import CONTAINERS, FrozenLabels, FrozenList, Labels
 
 _NUMBERS: Final = frozenset({int, float, bool})
 _SEQUENCES: Final = (list, tuple)
@@ -27,11 +27,12 @@ _LONGEST_INTEGER: Final = 1 << grammar.INT_BITS
 class Runtime:
     """The meter and the guards of one compiled policy. Not thread-safe: one call at a time."""
 
-    __slots__ = ("depth", "fuel")
+    __slots__ = ("_growth", "depth", "fuel")
 
-    def __init__(self) -> None:
+    def __init__(self, growth: int) -> None:
         self.fuel = 0
         self.depth = 0
+        self._growth = growth
 
     def exhausted(self) -> NoReturn:
         raise OutOfFuel("out of fuel")
@@ -142,17 +143,18 @@ class Runtime:
     def iadd(self, left: Any, right: Any) -> Any:
         """`left += right`, in place for a list."""
         if type(left) is list:
-            self.charge(len(right))
-            left += right
+            left += self._lengthening(right)
             return left
+        _not_constant(left)
         return self.add(left, right)
 
     def imul(self, left: Any, right: Any) -> Any:
         """`left *= right`, in place for a list."""
         if type(left) is list and isinstance(right, int):
-            self.charge(len(left) * max(right, 0))
+            self.charge((1 + self._growth) * len(left) * max(right, 0))
             left *= right
             return left
+        _not_constant(left)
         return self.mul(left, right)
 
     def sub(self, left: Any, right: Any) -> Any:
@@ -175,7 +177,7 @@ class Runtime:
 
     def power(self, left: Any, right: Any) -> Any:
         if type(left) is int and type(right) is int and right > 0:
-            _fits(left.bit_length() * right)
+            _fits(int(right * math.log2(abs(left) or 1)))
         return left**right
 
     def mod(self, left: Any, right: Any) -> Any:
@@ -282,6 +284,12 @@ class Runtime:
         keys = self._keys(candidates, key, comparisons=len(candidates).bit_length())
         return [candidates[i] for i in sorted(range(len(keys)), key=keys.__getitem__, reverse=reverse)]
 
+    def _lengthening(self, items: Any) -> list[Any]:
+        """Elements to be added to a list that a loop may be under way over."""
+        listed = self._listed(items)
+        self.charge(self._growth * len(listed))
+        return listed
+
     def _listed(self, items: Any) -> list[Any]:
         """The elements of a sized collection, charged here, or of a generator, which charges itself."""
         return list(self.loop(items, 2) if hasattr(items, "__len__") else items)
@@ -296,6 +304,15 @@ class Runtime:
 
     # methods
 
+    def append(self, items: Any, value: Any) -> None:
+        """`items.append(value)` where a loop over `items` may be under way, which this makes longer."""
+        self.fuel -= self._growth
+        if self.fuel < 0:
+            raise OutOfFuel("out of fuel")
+        if type(items) is not list:
+            raise TypeError(f"nothing can be appended to a {type(items).__name__}")
+        items.append(value)
+
     def method(self, name: str, items: Any, *args: Any, **kwargs: Any) -> Any:
         """A method that looks at, copies or moves whole containers."""
         if name == "sort":
@@ -305,7 +322,7 @@ class Runtime:
         if name in {"index", "count", "remove"} and args:
             self.charge(self._effort(args[0]) * len(items))
         elif name in {"pop", "insert"}:
-            self.charge(1 + (len(items) >> 5))
+            self.charge(1 + (len(items) >> 5) + self._growth)
             self.weigh(args[0])
         else:
             self.charge(len(items))
@@ -318,7 +335,7 @@ class Runtime:
 
     def _grow(self, name: str, items: Any, other: Any) -> None:
         if name == "extend":
-            items.extend(self._listed(other))
+            items += self._lengthening(other)
         elif isinstance(items, set):
             items.update([self.weigh(item) for item in self._listed(other)])
         else:
@@ -328,6 +345,11 @@ class Runtime:
 def _plain(value: Any) -> Any:
     """Module constants are frozen lists; what is computed from them is an ordinary list."""
     return list(value) if isinstance(value, list) else value
+
+
+def _not_constant(value: Any) -> None:
+    if isinstance(value, FrozenList):
+        raise TypeError("constants of the file cannot be changed: a policy has no state between calls")
 
 
 def _fits(bits: int) -> None:
