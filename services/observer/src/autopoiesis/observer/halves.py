@@ -1,0 +1,151 @@
+"""From stored rows to the two blobs of a snapshot. Pure: tables in, bytes out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from autopoiesis.contracts.codec import decode
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.slo import Objectives
+from autopoiesis.simulator.workload.snapshot import FleetChange, InFlight, SnapshotInfo, write_snapshot
+
+WARM_UP_SHARE = 0.05
+WARM_UP_MOST_S = 10.0
+"""What waited in the router's queue at the start is not known: the first arrivals fill it, unscored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """All that a window is made of. Tables have the columns of `RequestRecord` and `rows.FleetRow`, by time."""
+
+    scope: str
+    requests: pa.Table
+    """Arrivals of the scope, also those before the window that were still running when it began."""
+    fleet: pa.Table
+    """Heartbeats, also those before the window."""
+    objectives: Objectives
+    step_scale: dict[str, float]
+    step_error: float | None
+    routers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One blob. `data` is Parquet."""
+
+    data: bytes
+    arrivals: int
+
+
+def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
+    """Arrivals with start <= time < end, with what was true at the start and changed until the end."""
+    arrival = pc.field("arrival_unix_s")
+    rows = material.requests.filter((arrival >= start_unix_s) & (arrival < end_unix_s))
+    fleet, changes = fleet_between(material.fleet, material.scope, start_unix_s, end_unix_s)
+    info = SnapshotInfo(
+        scope=material.scope,
+        start_unix_s=start_unix_s,
+        end_unix_s=end_unix_s,
+        scored_from_s=min(WARM_UP_MOST_S, WARM_UP_SHARE * (end_unix_s - start_unix_s)),
+        objectives=material.objectives,
+        fleet=tuple(fleet),
+        changes=tuple(changes),
+        in_flight=tuple(in_flight(material.requests, start_unix_s)),
+        step_scale=material.step_scale,
+        step_error=material.step_error,
+        routers=material.routers,
+    )
+    return Half(write_snapshot(rows, info), rows.num_rows)
+
+
+def fleet_between(
+    rows: pa.Table, scope: str, start_unix_s: float, end_unix_s: float
+) -> tuple[list[Heartbeat], list[FleetChange]]:
+    """(one heartbeat per replica at the start, what changed until the end) of the scope's model.
+
+    A replica heard of only after the start, with nothing known before, counts from its first word on.
+    """
+    at_start: dict[str, Heartbeat] = {}
+    changes: list[FleetChange] = []
+    for row in rows.to_pylist():
+        beat: Heartbeat = decode(Heartbeat, row["heartbeat"].encode(), where="fleet segment")
+        if not _governs(scope, beat.model) or row["at_unix_s"] >= end_unix_s:
+            continue
+        if row["at_unix_s"] <= start_unix_s:
+            at_start[beat.replica] = beat
+        else:
+            changes.append(FleetChange(at_s=row["at_unix_s"] - start_unix_s, heartbeat=beat))
+    standing = [beat for _, beat in sorted(at_start.items()) if beat.state not in {"stopped", "failed"}]
+    if not standing:
+        standing, changes = _first_words(changes)
+    return standing, _real_changes(standing, changes)
+
+
+def _first_words(changes: Sequence[FleetChange]) -> tuple[list[Heartbeat], list[FleetChange]]:
+    """Where nothing is known of the time before: the first heartbeats stand for the start."""
+    first: dict[str, Heartbeat] = {}
+    rest = [c for c in changes if first.setdefault(c.heartbeat.replica, c.heartbeat) is not c.heartbeat]
+    return [beat for _, beat in sorted(first.items())], rest
+
+
+def _real_changes(standing: Sequence[Heartbeat], changes: Sequence[FleetChange]) -> list[FleetChange]:
+    """Without the heartbeats that were kept only to say that nothing changed."""
+    known = {beat.replica: _identity(beat) for beat in standing}
+    kept = []
+    for change in changes:
+        if known.get(change.heartbeat.replica) != _identity(change.heartbeat):
+            known[change.heartbeat.replica] = _identity(change.heartbeat)
+            kept.append(change)
+    return kept
+
+
+def _identity(beat: Heartbeat) -> tuple[object, ...]:
+    return beat.incarnation, beat.state, beat.model, beat.gpu, beat.tp, beat.role, beat.max_running
+
+
+def _governs(scope: str, model: str) -> bool:
+    governed = scope.partition("/")[2]
+    return governed in {"*", model}
+
+
+class _Running(msgspec.Struct):
+    arrival_unix_s: float
+    queue_wait_s: float
+    e2e_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    prompt_tokens: int
+    output_tokens: int
+    replica: str
+
+
+def in_flight(requests: pa.Table, at_unix_s: float) -> list[InFlight]:
+    """Requests that a replica was working on at that moment, with the tokens they had by then."""
+    arrival = pc.field("arrival_unix_s")
+    open_then = (arrival < at_unix_s) & (arrival + pc.field("e2e_s") > at_unix_s)
+    columns = requests.filter(open_then).select(list(_Running.__struct_fields__)).to_pylist()
+    running = [
+        r
+        for r in msgspec.convert(columns, list[_Running])
+        if r.replica and r.arrival_unix_s + r.queue_wait_s <= at_unix_s
+    ]
+    return [
+        InFlight(
+            replica=r.replica,
+            prompt_tokens=r.prompt_tokens,
+            produced_tokens=_produced(r, at_unix_s),
+            output_tokens=max(r.output_tokens, 1),
+        )
+        for r in running
+    ]
+
+
+def _produced(request: _Running, at_unix_s: float) -> int:
+    if request.ttft_s is None or request.arrival_unix_s + request.ttft_s > at_unix_s:
+        return 0
+    since_first = at_unix_s - request.arrival_unix_s - request.ttft_s
+    more = int(since_first / request.tpot_s) if request.tpot_s else 0
+    return min(1 + more, max(request.output_tokens - 1, 0))
