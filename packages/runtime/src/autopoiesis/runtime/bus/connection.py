@@ -15,7 +15,7 @@ from nats.aio.client import Client, Server
 from autopoiesis.contracts.codec import encode
 from autopoiesis.contracts.subjects import REGISTRY, STREAMS, Stream, Subject
 from autopoiesis.runtime.bus import faults as kinds
-from autopoiesis.runtime.bus import jetstream
+from autopoiesis.runtime.bus import flushing, jetstream
 from autopoiesis.runtime.bus.consumer import Consumer, DeliveryHandler
 from autopoiesis.runtime.bus.errors import BusUnavailableError, DisconnectedError, PayloadTooLargeError
 from autopoiesis.runtime.bus.faults import Faults
@@ -82,10 +82,11 @@ class Bus:
         reasons: list[str] = []
 
         async def on_error(error: Exception) -> None:
-            reasons.append(str(error) or type(error).__name__)
-            if client.is_connected or bus.client.stats["reconnects"]:
+            if attempt.done():
                 bus._on_error(error)
-            elif "authorization" in str(error).lower() and not refused.done():
+                return
+            reasons.append(str(error) or type(error).__name__)
+            if "authorization" in str(error).lower() and not refused.done():
                 refused.set_result(str(error))
 
         attempt: asyncio.Future[Any] = asyncio.ensure_future(
@@ -199,16 +200,16 @@ class Bus:
         A plain function runs in the reading loop, in order: it must be cheap. A coroutine function runs in `workers`
         tasks behind a queue of `pending_msgs`; what does not fit is dropped and counted in `faults`.
         """
-        subscription = Subscription(subject, handler, self.faults, workers=workers, bound=pending_msgs)
-        await subscription.start(
-            self.client, subject.wildcard(**tokens), queue_group, pending_msgs, pending_bytes
+        subscription = Subscription(
+            self.client, subject, handler, self.faults, workers=workers, bound=pending_msgs
         )
+        await subscription.start(subject.wildcard(**tokens), queue_group, pending_msgs, pending_bytes)
         self._open.append(subscription)
         return subscription
 
     async def flush(self) -> None:
         """Return when the server has processed everything sent so far (subscriptions included)."""
-        await self.client.flush()
+        await flushing.flush(self.client)
 
     # -- streams
 
@@ -256,8 +257,8 @@ class Bus:
         `handler` may see a message more than once and an old one after a newer one: apply by epoch. Returns when the
         first reading is done, or after `timeout` seconds (then it goes on trying; see `Watch.synced`).
         """
-        live = Subscription(subject, handler, self.faults, workers=1, bound=PENDING_MSGS)
-        await live.start(self.client, subject.wildcard(**tokens), "", PENDING_MSGS, PENDING_BYTES)
+        live = Subscription(self.client, subject, handler, self.faults, workers=1, bound=PENDING_MSGS)
+        await live.start(subject.wildcard(**tokens), "", PENDING_MSGS, PENDING_BYTES)
         await self.flush()
         watch = Watch(self, subject, handler, live, tokens)
         self._open.append(watch)
@@ -266,7 +267,7 @@ class Bus:
 
     async def consume(
         self,
-        subjects: Subject[M] | Sequence[Subject[M]],
+        subjects: Subject[M] | Sequence[Subject[Any]],
         durable: str,
         handler: DeliveryHandler[M],
         *,

@@ -1,12 +1,11 @@
 """A durable pull consumer that keeps itself alive."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import nats.errors
 from nats.aio.msg import Msg
@@ -16,6 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from autopoiesis.contracts.codec import ContractError
 from autopoiesis.contracts.subjects import Subject
 from autopoiesis.runtime.bus import faults as kinds
+from autopoiesis.runtime.bus import flushing
 from autopoiesis.runtime.bus.errors import DisconnectedError
 from autopoiesis.runtime.bus.received import Delivered, delivered
 from autopoiesis.runtime.bus.tracing import processing
@@ -28,7 +28,8 @@ M = TypeVar("M")
 DeliveryHandler = Callable[[Delivered[M]], Awaitable[None]]
 
 EXPIRES: Final = 30.0
-IDLE_HEARTBEAT: Final = 5.0
+IDLE_HEARTBEAT: Final = 2.0
+"""A pull request that reaches a consumer as it is deleted is never answered: only missing heartbeats tell."""
 NANO: Final = 1_000_000_000
 IDLE, EXPIRED, NONE_LEFT = "100", "408", "404"
 
@@ -51,7 +52,7 @@ class Consumer(Generic[M]):
     def __init__(
         self,
         bus: "Bus",
-        subjects: tuple[Subject[M], ...],
+        subjects: tuple[Subject[Any], ...],
         durable: str,
         handler: DeliveryHandler[M],
         *,
@@ -114,7 +115,10 @@ class Consumer(Generic[M]):
 
     async def drain(self) -> None:
         """Fetch no more, finish what handlers hold, give the rest back at once."""
-        await self._stop_pulling()
+        self._stop()
+        if self._source is not None:
+            source, self._source = self._source, None
+            await flushing.drain(self._bus.client, source)
         while not self._queue.empty():
             self._queue.get_nowait()
             self._queue.task_done()
@@ -125,19 +129,18 @@ class Consumer(Generic[M]):
 
     async def cancel(self) -> None:
         """Stop now; what is held is delivered again after `ack_wait`."""
-        await self._stop_pulling()
+        self._stop()
+        if self._source is not None:
+            source, self._source = self._source, None
+            await flushing.cancel(self._bus.client, source)
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _stop_pulling(self) -> None:
+    def _stop(self) -> None:
         self._stopping = True
         self._changed.set()
-        if self._source is not None:
-            source, self._source = self._source, None
-            with contextlib.suppress(nats.errors.Error):  # the connection may have ended before
-                await source.unsubscribe()
 
     # -- pulling
 
@@ -150,6 +153,7 @@ class Consumer(Generic[M]):
     async def _pull_loop(self) -> None:
         delay = 0.05
         while not self._stopping:
+            self._changed.clear()  # before looking: what changes from here on ends the wait
             try:
                 if not self.created.is_set():
                     await self._create()
@@ -187,7 +191,6 @@ class Consumer(Generic[M]):
     async def _wait_for_change(self) -> None:
         silence = asyncio.get_running_loop().time() - self._last_word
         timeout = max(0.0, 2.5 * IDLE_HEARTBEAT - silence) if self._outstanding else None
-        self._changed.clear()
         try:
             await asyncio.wait_for(self._changed.wait(), timeout)
         except TimeoutError:
@@ -208,8 +211,11 @@ class Consumer(Generic[M]):
             self._bus.faults.add(kinds.UNDECODABLE, f"{error}; terminated")
             await msg.term()
             return
-        if item.sequence in self._held or self._stopping:
+        if item.sequence in self._held:
             return  # redelivered while its handler is still at work, which will acknowledge it
+        if self._stopping:
+            await item.nak(0.0)
+            return
         self._held[item.sequence] = item
         self._queue.put_nowait(item)
 
@@ -266,7 +272,7 @@ class Consumer(Generic[M]):
         self._bus.faults.add(kinds.TERMINATED, f"{where}: {reason}")
         await item.terminate()
 
-    async def _answer(self, item: Delivered[M], verdict: bytes) -> None:
+    async def _answer(self, item: Delivered[Any], verdict: bytes) -> None:
         if verdict != Msg.Ack.Progress:
             self._held.pop(item.sequence, None)
             self._changed.set()

@@ -16,6 +16,7 @@ from nats.js.api import PubAck, RetentionPolicy, StorageType, StreamConfig
 from autopoiesis.contracts.codec import ContractError
 from autopoiesis.contracts.subjects import Stream, Subject
 from autopoiesis.runtime.bus import faults as kinds
+from autopoiesis.runtime.bus import flushing
 from autopoiesis.runtime.bus.errors import (
     BusError,
     DisconnectedError,
@@ -182,8 +183,7 @@ async def _direct_get(client: Client, stream: str, name: str) -> list[Msg]:
     except TimeoutError:
         problem = f"no answer within {ATTEMPT:g} s"
     finally:
-        if not client.is_closed:
-            await subscription.unsubscribe()
+        await flushing.cancel(client, subscription)
     if problem:
         raise BusError(f"reading stream {stream}: {problem}")
     return messages

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nats.aio.msg import Msg
 
@@ -10,14 +10,15 @@ from autopoiesis.contracts.codec import decode
 from autopoiesis.contracts.subjects import Subject
 
 M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
 NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Received(Generic[M]):
+class Received(Generic[M_co]):
     """A decoded message and the envelope it came in."""
 
-    message: M
+    message: M_co
     subject: str
     """The concrete subject."""
     pattern: str
@@ -32,7 +33,7 @@ class Received(Generic[M]):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered(Received[M]):
+class Delivered(Received[M_co]):
     """A message of a stream, to be acknowledged."""
 
     stream: str
@@ -40,7 +41,7 @@ class Delivered(Received[M]):
     """Position in the stream: the same at every redelivery."""
     deliveries: int
     """How often it was delivered, this time included."""
-    _answer: Callable[["Delivered[M]", bytes], Awaitable[None]] = field(repr=False)
+    _answer: Callable[["Delivered[Any]", bytes], Awaitable[None]] = field(repr=False)
 
     async def ack(self) -> None:
         """Done with it. Fire-and-forget: a lost acknowledgement means a redelivery, so handlers are idempotent."""
@@ -66,7 +67,7 @@ def received(subject: Subject[M], msg: Msg) -> Received[M]:
 
 
 def delivered(
-    subject: Subject[M], msg: Msg, answer: Callable[[Delivered[M], bytes], Awaitable[None]]
+    subject: Subject[M], msg: Msg, answer: Callable[[Delivered[Any], bytes], Awaitable[None]]
 ) -> Delivered[M]:
     """Raises ContractError when the payload is not the subject's message."""
     plain = received(subject, msg)

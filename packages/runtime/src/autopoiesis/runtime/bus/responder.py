@@ -12,6 +12,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from autopoiesis.contracts.codec import encode
 from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, FinishReason, Generate
 from autopoiesis.runtime.bus import faults as kinds
+from autopoiesis.runtime.bus import flushing
 from autopoiesis.runtime.bus.connection import Bus
 from autopoiesis.runtime.bus.received import Received
 
@@ -190,8 +191,8 @@ class Responders:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._source is not None and not self.bus.client.is_closed:
-            await self._source.unsubscribe()
+        if self._source is not None:
+            await flushing.cancel(self.bus.client, self._source)
             self._source = None
 
     async def _on_status(self, msg: Msg) -> None:

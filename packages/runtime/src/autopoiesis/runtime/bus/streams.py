@@ -11,6 +11,7 @@ from autopoiesis.contracts.codec import ContractError, decode, encode
 from autopoiesis.contracts.messages.infer import Cancel, Chunk, FailureCode, Generate, Reply
 from autopoiesis.contracts.subjects import CANCEL, GENERATE, ROUTER_INBOX
 from autopoiesis.runtime.bus import faults as kinds
+from autopoiesis.runtime.bus import flushing
 from autopoiesis.runtime.bus.connection import Bus
 from autopoiesis.runtime.bus.errors import (
     DisconnectedError,
@@ -223,8 +224,8 @@ class RequestStreams:
         """Fail what is still open, and stop listening."""
         for stream in list(self._streams.values()):
             stream.fail(ReplyError(f"request {stream.key}: the router is stopping"))
-        if self._source is not None and not self._bus.client.is_closed:
-            await self._source.unsubscribe()
+        if self._source is not None:
+            await flushing.cancel(self._bus.client, self._source)
             self._source = None
 
     async def _on_reply(self, msg: Msg) -> None:

@@ -1,12 +1,10 @@
 """A core subscription: decode, then call or enqueue."""
 
 import asyncio
-import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast
 
-import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
@@ -14,17 +12,11 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from autopoiesis.contracts.codec import ContractError
 from autopoiesis.contracts.subjects import Subject
 from autopoiesis.runtime.bus import faults as kinds
+from autopoiesis.runtime.bus import flushing
 from autopoiesis.runtime.bus.faults import Faults
 from autopoiesis.runtime.bus.received import Received, received
 
 M = TypeVar("M")
-ENDED = (
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionDrainingError,
-    nats.errors.ConnectionReconnectingError,
-    nats.errors.BadSubscriptionError,
-)
-"""The subscription has ended already, with its connection."""
 Handler = Callable[[Received[M]], None] | Callable[[Received[M]], Awaitable[None]]
 
 
@@ -32,8 +24,16 @@ class Subscription(Generic[M]):
     """Made by `Bus.subscribe`."""
 
     def __init__(
-        self, subject: Subject[M], handler: Handler[M], faults: Faults, *, workers: int, bound: int
+        self,
+        client: Client,
+        subject: Subject[M],
+        handler: Handler[M],
+        faults: Faults,
+        *,
+        workers: int,
+        bound: int,
     ) -> None:
+        self._client = client
         self._subject = subject
         self._handler: Callable[[Received[M]], Any] = handler
         self._faults = faults
@@ -47,10 +47,8 @@ class Subscription(Generic[M]):
                 for _ in range(workers)
             ]
 
-    async def start(
-        self, client: Client, name: str, queue_group: str, pending_msgs: int, pending_bytes: int
-    ) -> None:
-        self._source = await client.subscribe(
+    async def start(self, name: str, queue_group: str, pending_msgs: int, pending_bytes: int) -> None:
+        self._source = await self._client.subscribe(
             name,
             queue_group,
             self._on_message,
@@ -62,8 +60,7 @@ class Subscription(Generic[M]):
         """Receive no more; return when everything received has been handled."""
         if self._source is not None:
             source, self._source = self._source, None
-            with contextlib.suppress(*ENDED):
-                await source.drain()  # type: ignore[no-untyped-call]
+            await flushing.drain(self._client, source)
         if self._queue is not None:
             await self._queue.join()
         await self.cancel()
@@ -72,8 +69,7 @@ class Subscription(Generic[M]):
         """Receive and handle no more."""
         if self._source is not None:
             source, self._source = self._source, None
-            with contextlib.suppress(*ENDED):
-                await source.unsubscribe()
+            await flushing.cancel(self._client, source)
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
