@@ -13,13 +13,27 @@ class Fleet:
     def __init__(self) -> None:
         self._beats: dict[str, Heartbeat] = {}
         self._heard: dict[str, float] = {}
+        self._former: dict[str, str] = {}
         self._capacity: dict[str, int] = {}
 
-    def beat(self, heartbeat: Heartbeat, now: float) -> None:
-        self._beats[heartbeat.replica] = heartbeat
-        self._heard[heartbeat.replica] = now
+    def beat(self, heartbeat: Heartbeat, now: float) -> bool:
+        """Whether it says that what ran there is lost: the engine was restarted, or ended. As the dispatcher judges it."""
+        name = heartbeat.replica
+        last = self._beats.get(name)
+        restarted = False
+        if last is not None and last.incarnation == heartbeat.incarnation:
+            if heartbeat.beat <= last.beat:
+                return False
+        elif last is not None:
+            if self._former.get(name) == heartbeat.incarnation:
+                return False
+            self._former[name] = last.incarnation
+            restarted = True
+        self._beats[name] = heartbeat
+        self._heard[name] = now
         known = self._capacity.get(heartbeat.model, 0)
         self._capacity[heartbeat.model] = max(known, heartbeat.kv_capacity_tokens)
+        return restarted or heartbeat.state in {"stopped", "failed"}
 
     def heard(self, replica: str, now: float) -> None:
         """The replica gave a sign of life other than a heartbeat."""
@@ -34,14 +48,7 @@ class Fleet:
         """Drop replicas that have been silent for two minutes; their models stay known."""
         for replica in [name for name, heard in self._heard.items() if now - heard > _FORGET_S]:
             del self._beats[replica], self._heard[replica]
-
-    def ready(self, now: float, within_s: float) -> list[Heartbeat]:
-        """Replicas that say they are ready and have been heard of within `within_s`."""
-        return [
-            beat
-            for name, beat in self._beats.items()
-            if beat.state == "ready" and now - self._heard[name] <= within_s
-        ]
+            self._former.pop(replica, None)
 
     def gpu(self, replica: str) -> str:
         beat = self._beats.get(replica)

@@ -149,7 +149,8 @@ class Serving:
         return self._refusal
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        self.fleet.beat(heartbeat, self._clock())
+        if self.fleet.beat(heartbeat, self._clock()):
+            self._abandon_replica(heartbeat.replica)
         self._feed(ev.Beat(heartbeat))
 
     def on_reply(self, wire: str, reply: Reply) -> None:
@@ -177,6 +178,7 @@ class Serving:
     def on_gone(self, wire: str, replica: str, reason: str) -> None:
         """Nobody answers for `replica`; all that was sent there is concerned, `wire` among it."""
         if wire in self._wires:
+            self._abandon_replica(replica)
             self._feed(ev.ReplicaGone(replica, reason))
 
     def sweep(self) -> None:
@@ -196,7 +198,11 @@ class Serving:
         for replica in sorted({flight.replica for flight in self._wires.values()}):
             silent_s = self.fleet.silent_s(replica, now)
             if silent_s > self.patience.silence_s:
+                self._abandon_replica(replica)
                 self._feed(ev.ReplicaGone(replica, f"no sign of life for {silent_s:.1f} s"))
+        for wire, flight in list(self._wires.items()):
+            if now > flight.deadline + _DEADLINE_GRACE_S:  # the worker should have ended it
+                self.on_broken(wire, errors.failed("deadline", "the deadline of this request passed"))
 
     async def idle(self, timeout_s: float) -> bool:
         """Wait until no request is left, for at most `timeout_s` seconds; whether that came."""
@@ -214,6 +220,13 @@ class Serving:
         for flight in list(self._flights.values()):
             self._feed(ev.Left(flight.request_id))
             self._answer(flight, errors.UnavailableError(message, "shutting_down"), "failed")
+
+    def _abandon_replica(self, replica: str) -> None:
+        """Stop listening to it, lest it wakes up and answers what has been sent elsewhere by then."""
+        for wire, flight in list(self._wires.items()):
+            if flight.replica == replica:
+                del self._wires[wire]
+                self._transport.cancel(wire, "cancelled")
 
     def _feed(self, event: ev.Event) -> None:
         self._events.append(event)
@@ -253,7 +266,6 @@ class Serving:
 
     def _send(self, send: ev.Send, now: float) -> None:
         flight = self._flights[send.request_id]
-        self._close_wire(flight)
         flight.decided(send, now)
         self._wires[flight.wire] = flight
         headers = self._listener.sent(flight, send)
@@ -336,8 +348,9 @@ class Serving:
 
     def _give_up(self, flight: Flight, error: ApiError) -> None:
         """End one request whose replica may well live on."""
-        self._answer(flight, error, "failed")
-        self._feed_ended(flight, "internal")
+        late = error.code == "deadline"
+        self._answer(flight, error, "expired" if late else "failed")
+        self._feed_ended(flight, "deadline" if late else "internal")
 
     def _feed_ended(self, flight: Flight, code: FailureCode) -> None:
         tokens = flight.output_tokens
@@ -360,6 +373,7 @@ class Serving:
             self._transport.close(flight.wire)
 
 
+_DEADLINE_GRACE_S: Final = 5.0
 _BOUNCES: Final = frozenset({"unavailable", "overloaded"})
 _OUTCOME: Final[dict[str, Outcome]] = {
     "rejected": "rejected",

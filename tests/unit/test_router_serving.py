@@ -1,0 +1,339 @@
+"""The serving core with the real dispatcher, and a transport and clock of the test's own."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, Generate
+from autopoiesis.contracts.slo import STANDARD
+from autopoiesis.dispatch import Dispatcher, DispatchSettings
+from autopoiesis.dispatch import events as ev
+from autopoiesis.policy import library
+from autopoiesis.router.errors import ApiError
+from autopoiesis.router.fleet import Fleet
+from autopoiesis.router.flight import Flight, Item
+from autopoiesis.router.identity import Identities
+from autopoiesis.router.intake import read
+from autopoiesis.router.policies import compile_activation
+from autopoiesis.router.records import record
+from autopoiesis.router.serving import Patience, Serving
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Wire:
+    """A transport that remembers."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.sent: list[tuple[str, Generate]] = []
+        self.cancelled: list[tuple[str, FailureCode]] = []
+        self.closed: list[str] = []
+
+    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+        self.sent.append((replica, generate))
+
+    def cancel(self, wire: str, reason: FailureCode) -> None:
+        self.cancelled.append((wire, reason))
+
+    def close(self, wire: str) -> None:
+        self.closed.append(wire)
+
+
+class Ear:
+    """A listener that remembers."""
+
+    def __init__(self) -> None:
+        self.over: list[Flight] = []
+        self.swaps: list[ev.Swapped] = []
+
+    def begun(self, flight: Flight) -> None: ...
+
+    def decided(self, seconds: float) -> None: ...
+
+    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
+        return {}
+
+    def ended(self, flight: Flight, now: float) -> None:
+        self.over.append(flight)
+
+    def fault(self, fault: ev.Fault) -> None: ...
+
+    def swapped(self, swapped: ev.Swapped) -> None:
+        self.swaps.append(swapped)
+
+    def event(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None: ...
+
+
+class World:
+    def __init__(self, **settings: Any) -> None:
+        self.clock, self.wire, self.ear = Clock(), Wire(), Ear()
+        policy = library.load("round_robin")
+        dispatcher = Dispatcher(
+            DispatchSettings(**settings), router="r-1", policy=policy, compile=compile_activation
+        )
+        self.serving = Serving(
+            dispatcher, self.wire, self.ear, Fleet(), router="r-1", patience=Patience(), clock=self.clock
+        )
+        self._beat = 0
+        self.submitted = 0
+
+    def beat(self, *replicas: str, state: Any = "ready", incarnation: str = "1") -> None:
+        self._beat += 1
+        for name in replicas:
+            self.serving.beat(
+                Heartbeat(
+                    node="n",
+                    replica=name,
+                    incarnation=incarnation,
+                    beat=self._beat,
+                    state=state,
+                    model="m",
+                    gpu="H100",
+                    kv_capacity_tokens=1000,
+                    max_running=8,
+                )
+            )
+
+    def submit(self, *, stream: bool = True) -> Flight:
+        self.submitted += 1
+        body = msgspec.json.encode(
+            {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": stream}
+        )
+        identity = Identities(STANDARD, b"k").read([])
+        flight = Flight(f"q{self.submitted}", read("chat", body), identity, msgspec.Raw(body), max_tokens=10)
+        self.serving.submit(flight)
+        return flight
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass as the sweeper sees it."""
+        while seconds > 0:
+            step = min(seconds, 0.5)
+            self.clock.now += step
+            seconds -= step
+            self.serving.sweep()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Where every request that ends is told of exactly once."""
+    world = World()
+    yield world
+    assert world.serving.in_flight + len(world.ear.over) == world.submitted
+
+
+async def answers(flight: Flight) -> list[Item]:
+    return await flight.take()
+
+
+FINISHED = Finished(seq=1, finish_reason="stop", prompt_tokens=3, output_tokens=2, first_token_s=0.2)
+
+
+async def test_a_stream(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    ((replica, generate),) = world.wire.sent
+    assert (replica, generate.router, generate.nth, generate.stream) == ("a", "r-1", 1, True)
+    assert bytes(generate.body) == bytes(flight.body)
+    world.clock.now += 0.5
+    world.serving.on_reply("q1", Chunk(seq=0, text="hi", tokens=1))
+    world.clock.now += 0.25
+    world.serving.on_reply("q1", Chunk(seq=1, text="there", tokens=1))
+    world.serving.on_reply("q1", FINISHED)
+    assert [type(item) for item in await answers(flight)] == [Chunk, Chunk, Finished]
+    (over,) = world.ear.over
+    entry = record(over, world.clock.now, scope="local/m", gpu="H100")
+    assert (entry.outcome, entry.replica, entry.output_tokens, entry.output_censored) == (
+        "finished",
+        "a",
+        2,
+        False,
+    )
+    assert (entry.ttft_s, entry.tpot_s, entry.e2e_s) == (0.5, 0.25, 0.75)
+    assert world.serving.in_flight == 0
+
+
+async def test_an_answer_that_came_whole_has_the_workers_first_token(world: World) -> None:
+    world.beat("a")
+    world.submit(stream=False)
+    world.clock.now += 1.2
+    world.serving.on_reply("q1", FINISHED)
+    entry = record(world.ear.over[0], world.clock.now, scope="s", gpu="")
+    assert (entry.ttft_s, entry.tpot_s, entry.e2e_s) == pytest.approx((0.2, 1.0, 1.2))
+
+
+async def test_keep_alives_are_not_tokens(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.serving.on_reply("q1", Chunk(seq=0))
+    assert flight.first_token is None
+    world.serving.on_gone("q1", "a", "died")
+    assert flight.open, "no token was out, so it waits for another replica"
+
+
+async def test_a_vanished_replica_before_the_first_token_is_replaced(world: World) -> None:
+    world.beat("a", "b")
+    flight = world.submit()
+    world.serving.on_gone("q1", world.wire.sent[0][0], "nobody listens")
+    assert [generate.request_id for _, generate in world.wire.sent] == ["q1", "q1-2"]
+    assert world.wire.sent[0][0] != world.wire.sent[1][0]
+    world.serving.on_reply("q1", Chunk(seq=0, text="late", tokens=1))
+    assert flight.first_token is None, "the first replica's words are not ours any more"
+    world.serving.on_reply("q1-2", FINISHED)
+    assert world.ear.over[0].attempts == 2
+
+
+async def test_a_vanished_replica_after_the_first_token_is_an_error(world: World) -> None:
+    world.beat("a", "b")
+    flight = world.submit()
+    world.serving.on_reply("q1", Chunk(seq=0, text="hi", tokens=1))
+    world.serving.on_gone("q1", world.wire.sent[0][0], "died")
+    *_, error = await answers(flight)
+    assert isinstance(error, ApiError)
+    assert (error.status, error.code) == (503, "replica_lost")
+    assert world.ear.over[0].outcome == "failed"
+
+
+@pytest.mark.parametrize("code", ["unavailable", "overloaded"])
+async def test_a_replica_that_does_not_take_it_is_replaced(world: World, code: FailureCode) -> None:
+    world.beat("a", "b")
+    world.submit()
+    world.serving.on_reply("q1", Failed(seq=0, code=code, message="draining"))
+    assert [generate.request_id for _, generate in world.wire.sent] == ["q1", "q1-2"]
+    assert not world.ear.over
+
+
+async def test_a_refusal_by_the_engine_names_the_field(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.serving.on_reply(
+        "q1", Failed(seq=0, code="invalid_request", message="too hot", param="temperature")
+    )
+    (error,) = await answers(flight)
+    assert isinstance(error, ApiError)
+    assert (error.status, error.param, error.message) == (400, "temperature", "too hot")
+    assert len(world.wire.sent) == 1
+
+
+async def test_leaving_cancels_at_the_worker(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.serving.leave(flight)
+    world.serving.leave(flight)
+    assert world.wire.cancelled == [("q1", "cancelled")]
+    assert world.ear.over[0].outcome == "cancelled"
+    assert record(flight, world.clock.now, scope="s", gpu="").output_censored
+
+
+async def test_a_silent_replica_loses_its_requests(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.serving.on_reply("q1", Chunk(seq=0, text="hi", tokens=1))
+    world.pass_time(4.0)
+    assert flight.open
+    world.pass_time(2.0)
+    *_, error = await answers(flight)
+    assert isinstance(error, ApiError)
+    assert "no sign of life" in error.message
+
+
+async def test_a_router_that_stood_still_blames_nobody(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.clock.now += 60.0
+    world.serving.sweep()
+    assert flight.open
+
+
+async def test_pings_while_nothing_comes(world: World) -> None:
+    world.beat("a")
+    stream, whole = world.submit(), world.submit(stream=False)
+    for _ in range(31):
+        world.beat("a")
+        world.pass_time(0.5)
+    assert await answers(stream) == ["ping"]
+    world.serving.on_reply("q2", FINISHED)
+    assert [type(item) for item in await answers(whole)] == [Finished]
+
+
+async def test_without_replicas_a_request_is_refused_in_time() -> None:
+    world = World(no_replica_wait_s=0.0)
+    flight = world.submit()
+    (error,) = await answers(flight)
+    assert isinstance(error, ApiError)
+    assert (error.status, error.code) == (503, "no_replica")
+    assert error.retry_after_s is not None
+    assert world.ear.over[0].outcome == "failed"
+
+
+async def test_a_held_request_goes_out_when_a_replica_comes(wait_for: Any) -> None:
+    world = World()
+    flight = world.submit()
+    assert not world.wire.sent
+    world.beat("a")
+    world.clock.now += 0.01
+    await wait_for(lambda: world.wire.sent)
+    assert flight.replica == "a"
+
+
+async def test_a_replica_that_wakes_up_again_is_not_heard(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.pass_time(6.0)
+    assert flight.open
+    assert world.wire.cancelled == [("q1", "cancelled")]
+    world.serving.on_reply("q1", Chunk(seq=0, text="late", tokens=1))
+    assert flight.first_token is None
+
+
+@pytest.mark.parametrize("again", [{"incarnation": "2"}, {"state": "failed"}])
+async def test_a_restarted_engine_has_lost_its_requests(world: World, again: dict[str, Any]) -> None:
+    world.beat("a", "b")
+    world.submit()
+    first = world.wire.sent[0][0]
+    world.beat(first, **again)
+    assert [generate.request_id for _, generate in world.wire.sent] == ["q1", "q1-2"]
+    assert world.wire.cancelled == [("q1", "cancelled")]
+
+
+async def test_a_worker_that_ignores_the_deadline_is_given_up(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    for _ in range(1220):
+        world.beat("a")
+        world.pass_time(0.5)
+    error = (await answers(flight))[-1]
+    assert isinstance(error, ApiError)
+    assert (error.status, world.ear.over[0].outcome) == (504, "expired")
+
+
+async def test_what_is_broken_ends(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    world.serving.on_reply("q1", Chunk(seq=0, text="hi", tokens=1))
+    world.serving.on_broken("q1", ApiError(502, "a reply was lost", code="stream_broken"))
+    *_, error = await answers(flight)
+    assert isinstance(error, ApiError)
+    assert error.code == "stream_broken"
+    assert world.wire.cancelled == [("q1", "cancelled")]
+
+
+async def test_stopping_ends_what_runs(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    assert not await world.serving.idle(0.0)
+    world.serving.abandon("shutting down")
+    (error,) = await answers(flight)
+    assert isinstance(error, ApiError)
+    assert error.code == "shutting_down"
+    assert world.wire.cancelled == [("q1", "cancelled")]
+    assert await world.serving.idle(0.0)
