@@ -25,7 +25,7 @@ from autopoiesis.simulator.engine import (
     check,
 )
 from autopoiesis.simulator.prefix import PrefixCache
-from autopoiesis.simulator.steptime import StepTime
+from autopoiesis.simulator.steptime import Steps
 
 __all__ = ["Emission", "EngineConfig", "Job", "Replica", "ReplicaStats", "TooLongError"]
 
@@ -74,7 +74,7 @@ class Replica:
 
     def __init__(
         self,
-        step_time: StepTime,
+        step_time: Steps,
         config: EngineConfig,
         *,
         perturb: Callable[[], float] | None = None,
@@ -90,6 +90,7 @@ class Replica:
         self.layer_tokens = 0
         self.kv_tokens_read = 0
         self.tokens_out = 0
+        self.kv_peak_tokens = 0
         self.gaps: dict[int, int] = {}
         self._perturb = perturb
         self._stream = stream
@@ -252,15 +253,22 @@ class Replica:
     def _complete(self) -> None:
         run, now, decoding = self._run, self._end, len(self._decoding)
         self._count_run(run, now - self._start, decoding)
+        held = self._context + run * decoding
         if self._cache is not None:
-            self._cache.shrink(self._blocks - self._blocks_in_use(run))
+            used = self._blocks_in_use(run)
+            self._cache.shrink(self._blocks - used)
+            held = used * self._pages
         self.steps += run
         self._context += run * decoding
         self._run = 0
         chunks, self._chunks = self._chunks, []
         for sequence, chunk in chunks:
             sequence.computed += run * chunk
-            self._share(sequence, sequence.computed)
+            if self._cache is None:
+                held += sequence.computed
+            else:
+                self._share(sequence, sequence.computed)
+        self.kv_peak_tokens = max(self.kv_peak_tokens, held)
         for sequence in self._cancelled:
             self._remove(sequence)
         self._cancelled.clear()

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 from autopoiesis.simulator.engine import Emission, EngineConfig, Job, RequestId, check
-from autopoiesis.simulator.steptime import StepTime
+from autopoiesis.simulator.steptime import Steps
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,7 @@ class _Sequence:
 class SteppingReplica:
     """One engine; times in seconds."""
 
-    def __init__(self, step_time: StepTime, config: EngineConfig) -> None:
+    def __init__(self, step_time: Steps, config: EngineConfig) -> None:
         self.step_time = step_time
         self.config = config
         self.preemptions = 0

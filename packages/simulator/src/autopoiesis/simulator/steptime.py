@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from autopoiesis.simulator.hardware import Efficiency, Gpu
 from autopoiesis.simulator.models import ModelShape
@@ -28,25 +28,50 @@ PCIE_CONTENTION: Final = 5.0
 """All-reduces over more than two GPUs on PCIe lose this factor (L40S measured)."""
 
 
+class Steps(Protocol):
+    """What an engine model needs of a step-time model; `StepTime` explains the terms."""
+
+    per_kv_token: float
+
+    def fixed(self, tokens: int, sampled: int) -> float: ...
+    def chunk_attention(self, chunk: int, prefix: int) -> float: ...
+    def per_prefix_token(self, chunk: int) -> float: ...
+    def step(
+        self, chunks: Iterable[tuple[int, int]], decodes: int, kv_tokens: int, sampled: int
+    ) -> float: ...
+    def lower_bound(
+        self, chunks: Iterable[tuple[int, int]], decodes: int, kv_tokens: int, sampled: int
+    ) -> float: ...
+    def step_coefficients(self, chunk_tokens: int = ...) -> tuple[float, float, float, float]: ...
+
+
 class StepTime:
     """Step times of `model` on `tp` GPUs of one type, in seconds."""
 
-    __slots__ = ("_fixed", "efficiency", "gpu", "model", "per_kv_token", "per_pair", "tp")
+    __slots__ = ("_fixed", "efficiency", "gpu", "model", "per_kv_token", "per_pair", "scale", "tp")
 
     def __init__(
-        self, gpu: Gpu, model: ModelShape, tp: int = 1, efficiency: Efficiency | None = None
+        self,
+        gpu: Gpu,
+        model: ModelShape,
+        tp: int = 1,
+        efficiency: Efficiency | None = None,
+        scale: float = 1.0,
     ) -> None:
-        """Raises `ValueError` where `tp` does not divide the model's heads."""
+        """`scale` multiplies every step (measured over modelled). Raises `ValueError` where `tp` does not divide the model's heads."""
         if tp < 1 or model.heads % tp:
             raise ValueError(f"tp = {tp}: must divide the {model.heads} attention heads of {model.name}")
         self.gpu = gpu
         self.model = model
         self.tp = tp
         self.efficiency = efficiency or gpu.efficiency
-        self.per_kv_token = model.kv_bytes_per_token / (tp * gpu.bandwidth * self.efficiency.decode_attention)
+        self.scale = scale
+        self.per_kv_token = (
+            scale * model.kv_bytes_per_token / (tp * gpu.bandwidth * self.efficiency.decode_attention)
+        )
         """Seconds to read one token's keys and values."""
-        self.per_pair = model.attention_flops_per_pair / (
-            tp * gpu.peak_flops * self.efficiency.prefill_attention
+        self.per_pair = (
+            scale * model.attention_flops_per_pair / (tp * gpu.peak_flops * self.efficiency.prefill_attention)
         )
         """Seconds of chunk attention for one query token against one context token."""
         self._fixed: dict[tuple[int, int], float] = {}
@@ -56,7 +81,7 @@ class StepTime:
         key = (tokens, sampled)
         seconds = self._fixed.get(key)
         if seconds is None:
-            seconds = self._fixed[key] = self._fixed_uncached(tokens, sampled)
+            seconds = self._fixed[key] = self.scale * self._fixed_uncached(tokens, sampled)
         return seconds
 
     def chunk_attention(self, chunk: int, prefix: int) -> float:
@@ -128,6 +153,45 @@ class StepTime:
             link /= PCIE_CONTENTION
         moved = 2 * (self.tp - 1) / self.tp * tokens * self.model.hidden * self.model.dtype_bytes
         return 2 * self.model.layers * (ALLREDUCE_LATENCY_S + moved / link)
+
+
+class AffineSteps:
+    """Step times from the coefficients of a heartbeat's step model, for engines whose GPU or model we do not know."""
+
+    __slots__ = ("base", "per_kv_token", "per_prefill_token", "per_sequence")
+
+    def __init__(
+        self, base: float, per_prefill_token: float, per_kv_token: float, per_sequence: float
+    ) -> None:
+        """Seconds, none negative, `base` above 0."""
+        if base <= 0 or min(per_prefill_token, per_kv_token, per_sequence) < 0:
+            raise ValueError("step coefficients must not be negative, and the base must be above 0 (seconds)")
+        self.base = base
+        self.per_prefill_token = per_prefill_token
+        self.per_kv_token = per_kv_token
+        self.per_sequence = per_sequence
+
+    def fixed(self, tokens: int, sampled: int) -> float:
+        return self.base + self.per_prefill_token * max(0, tokens - sampled) + self.per_sequence * sampled
+
+    def chunk_attention(self, chunk: int, prefix: int) -> float:
+        return 0.0
+
+    def per_prefix_token(self, chunk: int) -> float:
+        return 0.0
+
+    def step(self, chunks: Iterable[tuple[int, int]], decodes: int, kv_tokens: int, sampled: int) -> float:
+        tokens = decodes + sum(chunk for chunk, _ in chunks)
+        return self.fixed(tokens, sampled) + kv_tokens * self.per_kv_token
+
+    def lower_bound(
+        self, chunks: Iterable[tuple[int, int]], decodes: int, kv_tokens: int, sampled: int
+    ) -> float:
+        """Nothing is known of the hardware."""
+        return 0.0
+
+    def step_coefficients(self, chunk_tokens: int = 2048) -> tuple[float, float, float, float]:
+        return self.base, self.per_prefill_token, self.per_kv_token, self.per_sequence
 
 
 def kv_capacity_tokens(

@@ -1,0 +1,195 @@
+"""Fleets: which replicas there are, and how that changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.simulator.engine import EngineConfig
+from autopoiesis.simulator.hardware import gpu
+from autopoiesis.simulator.models import ModelShape, model
+from autopoiesis.simulator.steptime import AffineSteps, Steps, StepTime, kv_capacity_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaSpec:
+    """One engine: what it is and how fast."""
+
+    name: str
+    model: str
+    gpu: str
+    steps: Steps
+    config: EngineConfig
+    tp: int = 1
+    node: str = ""
+    zone: str = ""
+    preemptible: bool = False
+    price: float = 0.0
+    """Money per hour of the whole replica."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """At `at` seconds a replica joins (ready to serve), drains (ends what it has, takes no more) or fails (loses all)."""
+
+    at: float
+    kind: Literal["join", "drain", "fail"]
+    replica: str
+    spec: ReplicaSpec | None = None
+    """Of a replica that joins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Replicas that are there at the start, and changes in order of time."""
+
+    replicas: tuple[ReplicaSpec, ...]
+    changes: tuple[Change, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.replicas] + [c.replica for c in self.changes if c.kind == "join"]
+        if not names:
+            raise ValueError("a fleet needs at least one replica")
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"replica names must differ: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}"
+            )
+        for change in self.changes:
+            if (change.kind == "join") != (change.spec is not None):
+                raise ValueError(f"change of {change.replica} at {change.at:g} s: exactly a join has a spec")
+            if change.kind != "join" and change.replica not in names:
+                raise ValueError(f"change of {change.replica} at {change.at:g} s: no such replica")
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        model_name: str | ModelShape = "Llama-3.1-8B",
+        *,
+        max_running: int = 256,
+        max_batched_tokens: int = 2048,
+        block_tokens: int = 16,
+        prefix_block_tokens: int = 0,
+    ) -> Fleet:
+        """`2xH100 + 4xL40S`, with `/tpN` behind a GPU for tensor parallelism: `1xH100/tp2`. Raises `ValueError`."""
+        shape = model_name if isinstance(model_name, ModelShape) else model(model_name)
+        replicas: list[ReplicaSpec] = []
+        for part in text.split("+"):
+            found = re.fullmatch(
+                r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w .-]*?|4090)\s*(?:/\s*tp\s*(\d+))?\s*", part
+            )
+            if found is None:
+                raise ValueError(f"fleet {text!r}: {part.strip()!r} is not like 2xH100 or 1xH100/tp2")
+            count, name, tp = int(found[1] or 1), found[2], int(found[3] or 1)
+            chip = gpu(name)
+            capacity = kv_capacity_tokens(
+                chip,
+                shape,
+                tp,
+                max_batched_tokens=max_batched_tokens,
+                max_running=max_running,
+                block_tokens=block_tokens,
+            )
+            config = EngineConfig(
+                kv_capacity_tokens=capacity,
+                max_batched_tokens=max_batched_tokens,
+                max_running=max_running,
+                block_tokens=block_tokens,
+                prefix_block_tokens=prefix_block_tokens,
+            )
+            steps = StepTime(chip, shape, tp)
+            for _ in range(count):
+                number = len(replicas)
+                replicas.append(
+                    ReplicaSpec(
+                        name=f"{chip.name.lower()}-{number}",
+                        model=shape.name,
+                        gpu=chip.name,
+                        tp=tp,
+                        steps=steps,
+                        config=config,
+                        node=f"node-{number}",
+                        price=chip.price * tp,
+                    )
+                )
+        return cls(tuple(replicas))
+
+    @classmethod
+    def of_heartbeats(
+        cls,
+        beats: Iterable[Heartbeat],
+        *,
+        step_scale: Mapping[str, float] | None = None,
+        prefix_block_tokens: int = 0,
+    ) -> Fleet:
+        """The fleet that heartbeats describe; replicas that are not ready are left out. Raises `ValueError` if none is.
+
+        Step times are modelled where GPU and model are known, and taken from the heartbeat's coefficients elsewhere.
+        """
+        specs = [
+            spec_of(beat, step_scale or {}, prefix_block_tokens) for beat in beats if beat.state == "ready"
+        ]
+        return cls(tuple(specs))
+
+    def with_prefix_blocks(self, tokens: int) -> Fleet:
+        """The same replicas with a prefix cache whose hashes stand for `tokens` tokens each; 0 turns it off.
+
+        Pages grow where a hash is not a whole number of them.
+        """
+        return replace(
+            self,
+            replicas=tuple(_cached(spec, tokens) for spec in self.replicas),
+            changes=tuple(replace(c, spec=_cached(c.spec, tokens)) if c.spec else c for c in self.changes),
+        )
+
+    def with_changes(self, changes: Sequence[Change]) -> Fleet:
+        return replace(self, changes=tuple(sorted((*self.changes, *changes), key=lambda change: change.at)))
+
+
+def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_tokens: int = 0) -> ReplicaSpec:
+    """The replica behind a heartbeat. Raises `ValueError` where its speed can be had neither from names nor coefficients."""
+    chunk = beat.step_model.chunk_tokens if beat.step_model else 2048
+    max_running = beat.max_running or 256
+    config = EngineConfig(
+        kv_capacity_tokens=max(beat.kv_capacity_tokens, 16),
+        max_batched_tokens=max(chunk, max_running),
+        max_running=max_running,
+    )
+    spec = ReplicaSpec(
+        name=beat.replica,
+        model=beat.model,
+        gpu=beat.gpu,
+        tp=beat.tp,
+        steps=_steps_of(beat, step_scale.get(beat.gpu, 1.0)),
+        config=config,
+        node=beat.node,
+        zone=beat.zone,
+        preemptible=beat.preemptible,
+        price=beat.price,
+    )
+    return _cached(spec, prefix_block_tokens)
+
+
+def _steps_of(beat: Heartbeat, scale: float) -> Steps:
+    try:
+        return StepTime(gpu(beat.gpu), model(beat.model), beat.tp, scale=scale)
+    except ValueError:
+        found = beat.step_model
+        if found is None:
+            raise
+        return AffineSteps(
+            found.base_s * scale,
+            found.prefill_token_s * scale,
+            found.kv_token_s * scale,
+            found.sequence_s * scale,
+        )
+
+
+def _cached(spec: ReplicaSpec, tokens: int) -> ReplicaSpec:
+    pages = spec.config.block_tokens
+    if tokens % pages:
+        pages = next(size for size in range(min(tokens, 64), 0, -1) if tokens % size == 0)
+    return replace(spec, config=replace(spec.config, block_tokens=pages, prefix_block_tokens=tokens))

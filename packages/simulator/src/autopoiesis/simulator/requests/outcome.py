@@ -1,0 +1,83 @@
+"""What became of every arrival of one run, and of every replica."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+OPEN, FINISHED, REJECTED, FAILED, ABANDONED, EXPIRED, UNFINISHED = range(7)
+OUTCOMES: Final = ("open", "finished", "rejected", "failed", "abandoned", "expired", "unfinished")
+"""Names of the outcome codes. Only `finished` can meet an objective."""
+
+
+class Rows:
+    """Columns as lists, one entry per arrival of the trace. Times are absolute seconds of the run, NaN where there is none."""
+
+    __slots__ = (
+        "arrived",
+        "attempts",
+        "ended",
+        "fallback",
+        "first",
+        "fuel",
+        "holds",
+        "outcome",
+        "replica",
+        "sent",
+        "tokens",
+    )
+
+    def __init__(self, rows: int) -> None:
+        nan = math.nan
+        self.arrived = [nan] * rows
+        self.sent = [nan] * rows
+        self.first = [nan] * rows
+        self.ended = [nan] * rows
+        self.outcome = [OPEN] * rows
+        self.replica = [-1] * rows
+        self.attempts = [0] * rows
+        self.holds = [0] * rows
+        self.fuel = [0] * rows
+        self.fallback = [False] * rows
+        self.tokens = [0] * rows
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicaTotals:
+    """One replica over the whole run. Tokens, seconds."""
+
+    name: str
+    gpu: str
+    price: float
+    present_s: float
+    busy_s: float
+    steps: int
+    layer_tokens: int
+    kv_tokens_read: int
+    kv_capacity_tokens: int
+    kv_peak_tokens: int
+    tokens_out: int
+    preemptions: int
+    prefix_queries: int
+    prefix_hits: int
+    bound_s: float
+    """Least time that ideal hardware needs for the same steps."""
+    gaps: dict[int, int] = field(default_factory=dict)
+    """Inter-token gaps, counted in the replica's logarithmic bins."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """One world's run."""
+
+    rows: Rows
+    replicas: list[ReplicaTotals]
+    ended_at: float
+    faults: dict[str, int]
+    """What the active policy did wrong, by fault."""
+    quarantined: bool
+    decisions: int
+    """Answers of `route` that led to a send or a refusal."""
+    replica_names: list[str]
+    replica_gpus: list[str]

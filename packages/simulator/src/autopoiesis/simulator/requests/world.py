@@ -1,0 +1,460 @@
+"""One run: routers, engines, clients and time.
+
+The routers are the real ones, `autopoiesis.dispatch.Dispatcher`; they see what live ones see (sizes in bytes, heartbeats as
+stale as live, ends as they come). The recorded output length goes to the engine alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import msgspec
+
+from autopoiesis.contracts.messages.fleet import Heartbeat, StepModel
+from autopoiesis.contracts.messages.policy import Activation
+from autopoiesis.dispatch import CompiledPolicy, Dispatcher
+from autopoiesis.dispatch import events as ev
+from autopoiesis.simulator.engine import Job, TooLongError
+from autopoiesis.simulator.fleet import Change, Fleet, ReplicaSpec
+from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.requests.outcome import (
+    ABANDONED,
+    EXPIRED,
+    FAILED,
+    FINISHED,
+    OPEN,
+    REJECTED,
+    UNFINISHED,
+    Outcome,
+    ReplicaTotals,
+    Rows,
+)
+from autopoiesis.simulator.requests.prepared import Prepared
+from autopoiesis.simulator.requests.settings import WorldSettings
+from autopoiesis.simulator.steptime import StepTime
+from autopoiesis.simulator.workload.snapshot import InFlight
+
+_REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CHANGE = range(6)
+_REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}
+
+
+def _no_activations(activation: Activation) -> CompiledPolicy:
+    raise RuntimeError("a simulated router is given no activation")
+
+
+class _Engine:
+    """A replica and what the world knows of it."""
+
+    __slots__ = ("beats", "due", "joined", "left", "received", "replica", "spec", "state", "step_model")
+
+    def __init__(self, spec: ReplicaSpec, now: float, perturb: Callable[[], float] | None) -> None:
+        self.spec = spec
+        self.replica = Replica(spec.steps, spec.config, perturb=perturb)
+        self.joined = now
+        self.left = math.nan
+        self.state: Any = "ready"
+        self.due = math.inf
+        self.beats = 0
+        self.received: dict[str, int] = {}
+        base, prefill, kv, sequence = spec.steps.step_coefficients(spec.config.max_batched_tokens)
+        self.step_model = StepModel(
+            base_s=base,
+            prefill_token_s=prefill,
+            kv_token_s=kv,
+            sequence_s=sequence,
+            chunk_tokens=spec.config.max_batched_tokens,
+        )
+
+    def heartbeat(self, now: float) -> Heartbeat:
+        spec, stats = self.spec, self.replica.stats(now)
+        self.beats += 1
+        return Heartbeat(
+            node=spec.node,
+            replica=spec.name,
+            incarnation="0",
+            beat=self.beats,
+            state=self.state,
+            model=spec.model,
+            gpu=spec.gpu,
+            tp=spec.tp,
+            zone=spec.zone,
+            preemptible=spec.preemptible,
+            price=spec.price,
+            uptime_s=now - self.joined,
+            running=stats.running,
+            waiting=stats.waiting,
+            queued_prefill_tokens=stats.queued_prefill_tokens,
+            kv_used_tokens=stats.kv_used_tokens,
+            kv_capacity_tokens=stats.kv_capacity_tokens,
+            max_running=spec.config.max_running,
+            step_time_s=stats.step_time,
+            step_model=self.step_model,
+            prefix_queries=stats.prefix_queries,
+            prefix_hits=stats.prefix_hits,
+            received=self.received.copy(),
+        )
+
+
+class World:
+    """Runs once. Deterministic: same arguments, same outcome."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        fleet: Fleet,
+        policies: Sequence[CompiledPolicy],
+        settings: WorldSettings,
+        *,
+        seed: int = 0,
+        in_flight: Sequence[InFlight] = (),
+    ) -> None:
+        """One compiled policy per router: each has a meter of its own."""
+        if len(policies) != settings.routers:
+            raise ValueError(f"{len(policies)} compiled policies for {settings.routers} routers")
+        self._prepared = prepared
+        self._settings = settings
+        self._seed = seed
+        self._rows = Rows(len(prepared))
+        self._row_of = prepared.rows
+        self._retried: dict[str, int] = {}
+        self._routers = [
+            Dispatcher(
+                settings.dispatch, router=f"router-{n}", policy=policy, seed=seed, compile=_no_activations
+            )
+            for n, policy in enumerate(policies)
+        ]
+        self._wakes = [math.inf] * settings.routers
+        self._engines: list[_Engine] = []
+        self._index: dict[str, int] = {}
+        self._heap: list[tuple[float, int, int, Any]] = []
+        self._sequence = 0
+        self._sends: deque[tuple[float, int, ev.Send | ev.Abort, int]] = deque()
+        self._open = len(prepared)
+        self._faults: dict[str, int] = {}
+        self._decisions = 0
+        self._now = min(prepared.root_times[0], 0.0) if prepared.root_times else 0.0
+        for spec in fleet.replicas:
+            self._join(spec, self._now)
+        for change in fleet.changes:
+            self._push(change.at, _CHANGE, change)
+        self._restore(in_flight)
+
+    def run(self) -> Outcome:
+        """Until every arrival has ended, or `drain_s` after the last one."""
+        collecting = gc.isenabled()
+        gc.disable()  # the loop makes hardly any cycles, and the collector would walk the whole trace again and again
+        try:
+            self._loop()
+        finally:
+            if collecting:
+                gc.enable()
+        for row, outcome in enumerate(self._rows.outcome):
+            if outcome == OPEN:
+                self._rows.outcome[row] = UNFINISHED
+        return Outcome(
+            rows=self._rows,
+            replicas=[self._totals(engine) for engine in self._engines],
+            ended_at=self._now,
+            faults=self._faults,
+            quarantined=any(router.stats().quarantined for router in self._routers),
+            decisions=self._decisions,
+            replica_names=[engine.spec.name for engine in self._engines],
+            replica_gpus=[engine.spec.gpu for engine in self._engines],
+        )
+
+    # --- time ---
+
+    def _loop(self) -> None:
+        times, roots = self._prepared.root_times, self._prepared.roots
+        heap, sends = self._heap, self._sends
+        place, last = 0, len(times)
+        limit = (times[-1] if times else 0.0) + self._settings.drain_s
+        next_root = times[0] if last else math.inf
+        while self._open:
+            next_send = sends[0][0] if sends else math.inf
+            next_event = heap[0][0] if heap else math.inf
+            if next_root <= next_send and next_root <= next_event:
+                self._now = next_root
+                self._arrive(next_root, roots[place])
+                place += 1
+                next_root = times[place] if place < last else math.inf
+            elif next_send <= next_event:
+                self._now = next_send
+                self._deliver(*sends.popleft())
+            else:
+                now, _, kind, what = heappop(heap)
+                if now > limit:
+                    self._now = limit
+                    break
+                self._now = now
+                if kind == _REPLICA:
+                    if what.due == now:
+                        self._advance(now, what)
+                else:
+                    self._happen(now, kind, what)
+
+    def _push(self, at: float, kind: int, what: Any) -> None:
+        self._sequence += 1
+        heappush(self._heap, (at, self._sequence, kind, what))
+
+    def _happen(self, now: float, kind: int, what: Any) -> None:
+        if kind == _BEAT:
+            self._beat(now, what)
+        elif kind == _WAKE:
+            if self._wakes[what] == now:
+                self._wakes[what] = math.inf
+                self._tell(now, what, ev.Wake())
+        elif kind == _ARRIVE:
+            self._arrive(now, what)
+        elif kind == _TIMEOUT:
+            self._timeout(now, *what)
+        else:
+            self._change(now, what)
+
+    # --- requests ---
+
+    def _arrive(self, now: float, row: int) -> None:
+        event = self._prepared.events[row]
+        rows = self._rows
+        if rows.arrived[row] != rows.arrived[row]:
+            rows.arrived[row] = now
+        else:
+            event = self._again(row)
+        if self._settings.clients.timeout_s < math.inf:
+            self._push(now + self._settings.clients.timeout_s, _TIMEOUT, (row, event.request_id))
+        self._tell(now, self._prepared.router[row], event)
+
+    def _again(self, row: int) -> ev.Arrival:
+        """A retry is a new request to its router."""
+        tries = self._retried.get(str(row), 0) + 1
+        self._retried[str(row)] = tries
+        return msgspec.structs.replace(self._prepared.events[row], request_id=f"{row}.{tries}")
+
+    def _row(self, request_id: str) -> int:
+        row = self._row_of.get(request_id)
+        return int(request_id.partition(".")[0]) if row is None else row
+
+    def _tell(self, now: float, router: int, event: ev.Event) -> None:
+        dispatcher = self._routers[router]
+        for action in dispatcher.handle(now, event):
+            self._act(now, router, action)
+        wake = dispatcher.next_wake
+        if wake < self._wakes[router]:
+            self._wakes[router] = wake = max(wake, now)
+            self._push(wake, _WAKE, router)
+
+    def _act(self, now: float, router: int, action: ev.Action) -> None:
+        if type(action) is ev.Send:
+            self._decisions += 1
+            row, rows = self._row(action.request_id), self._rows
+            rows.sent[row] = now
+            rows.attempts[row] = action.attempt
+            rows.holds[row] = action.holds
+            rows.fuel[row] = action.fuel
+            rows.fallback[row] = action.fallback
+            rows.replica[row] = self._index[action.replica]
+            self._sends.append((now + self._settings.latency_s, router, action, row))
+        elif type(action) is ev.Refuse:
+            self._decisions += 1
+            self._refused(now, action)
+        elif type(action) is ev.Abort:
+            self._sends.append((now + self._settings.latency_s, router, action, self._row(action.request_id)))
+        elif type(action) is ev.Lost:
+            self._end(now, self._row(action.request_id), FAILED)
+        elif type(action) is ev.Fault:
+            self._faults[action.fault] = self._faults.get(action.fault, 0) + 1
+
+    def _refused(self, now: float, refuse: ev.Refuse) -> None:
+        row = self._row(refuse.request_id)
+        self._rows.holds[row] = refuse.holds
+        self._rows.fuel[row] = refuse.fuel
+        if refuse.reason in {"rejected", "queue_full"} and self._may_retry(row):
+            self._push(now + max(refuse.retry_after, self._settings.clients.retry_after_s), _ARRIVE, row)
+        else:
+            self._end(now, row, _REFUSED[refuse.reason])
+
+    def _may_retry(self, row: int) -> bool:
+        return self._retried.get(str(row), 0) < self._settings.clients.retries
+
+    def _timeout(self, now: float, row: int, request_id: str) -> None:
+        rows = self._rows
+        current = f"{row}.{self._retried[str(row)]}" if str(row) in self._retried else str(row)
+        if rows.outcome[row] != OPEN or rows.first[row] == rows.first[row] or current != request_id:
+            return
+        self._tell(now, self._prepared.router[row], ev.Left(request_id))
+        if self._may_retry(row):
+            self._push(now + self._settings.clients.retry_after_s, _ARRIVE, row)
+        else:
+            self._end(now, row, ABANDONED)
+
+    def _end(self, now: float, row: int, outcome: int) -> None:
+        rows = self._rows
+        if rows.outcome[row] != OPEN:
+            raise RuntimeError(f"request {row} ended twice")
+        rows.outcome[row] = outcome
+        rows.ended[row] = now
+        self._open -= 1
+        for child in self._prepared.children.get(row, ()):
+            self._push(now + self._prepared.think[child], _ARRIVE, child)
+
+    # --- engines ---
+
+    def _deliver(self, now: float, router: int, action: ev.Send | ev.Abort, row: int) -> None:
+        engine = self._engines[self._index[action.replica]]
+        if type(action) is ev.Abort:
+            engine.replica.cancel(now, row)
+            self._schedule(engine)
+            return
+        assert type(action) is ev.Send
+        if engine.state == "failed":
+            self._tell(now, router, ev.ReplicaGone(action.replica, "no responder"))
+            return
+        if engine.state == "draining":
+            self._tell(now, router, ev.Bounced(action.request_id, "draining"))
+            return
+        engine.received[f"router-{router}"] = action.nth
+        prepared = self._prepared
+        job = Job(row, prepared.prompt[row], prepared.output[row], action.priority, prepared.blocks[row])
+        try:
+            engine.replica.submit(now, job)
+        except TooLongError:
+            self._tell(now, router, ev.Ended(request_id=action.request_id, code="invalid_request"))
+            self._end(now, row, FAILED)
+            return
+        self._schedule(engine)
+
+    def _schedule(self, engine: _Engine) -> None:
+        due = engine.replica.next_event_time()
+        if due != engine.due:
+            engine.due = due
+            if due < math.inf:
+                self._sequence += 1
+                heappush(self._heap, (due, self._sequence, _REPLICA, engine))
+
+    def _advance(self, now: float, engine: _Engine) -> None:
+        for emission in engine.replica.advance(now):
+            self._emitted(now, emission.id, emission.tokens, emission.finished)
+        self._schedule(engine)
+
+    def _emitted(self, now: float, row: Any, tokens: int, finished: bool) -> None:
+        if row < 0:
+            return
+        rows, prepared = self._rows, self._prepared
+        router = prepared.router[row]
+        request_id = prepared.events[row].request_id
+        if self._retried and str(row) in self._retried:
+            request_id = f"{row}.{self._retried[str(row)]}"
+        rows.tokens[row] += tokens
+        if rows.first[row] != rows.first[row]:
+            rows.first[row] = now
+            self._tell(now, router, ev.Tokens(request_id, 1))
+        if finished:
+            output = prepared.output[row]
+            self._tell(
+                now,
+                router,
+                ev.Ended(request_id=request_id, prompt_tokens=prepared.prompt[row], output_tokens=output),
+            )
+            self._end(now, row, FINISHED)
+
+    def _beat(self, now: float, engine: _Engine) -> None:
+        if engine.state == "failed":
+            return
+        if (
+            engine.state == "draining"
+            and engine.replica.next_event_time() == math.inf
+            and engine.left != engine.left
+        ):
+            engine.left = now
+        event = ev.Beat(engine.heartbeat(now))
+        for router in range(len(self._routers)):
+            self._tell(now, router, event)
+        self._push(now + self._settings.heartbeat_s, _BEAT, engine)
+
+    # --- the fleet ---
+
+    def _join(self, spec: ReplicaSpec, now: float) -> None:
+        """Its first heartbeat is at once, the others follow with a phase of their own."""
+        noise = self._settings.step_noise
+        draw = random.Random(f"{self._seed}/{spec.name}").lognormvariate if noise else None
+        engine = _Engine(spec, now, (lambda: draw(0.0, noise)) if draw else None)
+        self._index[spec.name] = len(self._engines)
+        self._engines.append(engine)
+        event = ev.Beat(engine.heartbeat(now))
+        for router in range(len(self._routers)):
+            self._tell(now, router, event)
+        phase = random.Random(f"{self._seed}/{spec.name}/beat").random()
+        self._push(now + phase * self._settings.heartbeat_s, _BEAT, engine)
+
+    def _change(self, now: float, change: Change) -> None:
+        if change.kind == "join":
+            assert change.spec is not None
+            self._join(change.spec, now)
+            return
+        engine = self._engines[self._index[change.replica]]
+        if engine.state == "failed":
+            return
+        if change.kind == "drain":
+            engine.state = "draining"
+            return
+        engine.state = "failed"
+        engine.left = now
+        engine.replica.drop_all()
+        engine.due = math.inf
+        for router in range(len(self._routers)):
+            self._tell(now, router, ev.ReplicaGone(change.replica, "the connection ended"))
+
+    def _restore(self, in_flight: Sequence[InFlight]) -> None:
+        """Work that engines had when the window began; it is computed again, not scored."""
+        for number, work in enumerate(in_flight, 1):
+            index = self._index.get(work.replica)
+            left = work.output_tokens - work.produced_tokens
+            if index is not None and left > 0:
+                engine = self._engines[index]
+                engine.replica.submit(
+                    self._now, Job(-number, work.prompt_tokens + work.produced_tokens, left)
+                )
+                self._schedule(engine)
+
+    def _totals(self, engine: _Engine) -> ReplicaTotals:
+        spec, replica = engine.spec, engine.replica
+        left = engine.left if engine.left == engine.left else self._now
+        return ReplicaTotals(
+            name=spec.name,
+            gpu=spec.gpu,
+            price=spec.price,
+            present_s=max(0.0, left - engine.joined),
+            busy_s=replica.busy_s,
+            steps=replica.steps,
+            layer_tokens=replica.layer_tokens,
+            kv_tokens_read=replica.kv_tokens_read,
+            kv_capacity_tokens=spec.config.kv_blocks * spec.config.block_tokens,
+            kv_peak_tokens=replica.kv_peak_tokens,
+            tokens_out=replica.tokens_out,
+            preemptions=replica.preemptions,
+            prefix_queries=replica.prefix_queries,
+            prefix_hits=replica.prefix_hits,
+            bound_s=_bound(spec, replica),
+            gaps=replica.gaps,
+        )
+
+
+def _bound(spec: ReplicaSpec, replica: Replica) -> float:
+    """Ideal hardware's time for all the replica did: FLOPs of the layers, or weights once per step and KV reads."""
+    steps = spec.steps
+    if not isinstance(steps, StepTime):
+        return 0.0
+    shape, chip = steps.model, steps.gpu
+    flops = (
+        2.0 * shape.active_params * replica.layer_tokens
+        + shape.attention_flops_per_pair * replica.kv_tokens_read
+    )
+    weights = shape.layer_params_read(1) * shape.dtype_bytes * replica.steps
+    moved = weights + replica.kv_tokens_read * shape.kv_bytes_per_token
+    return max(flops / (steps.tp * chip.peak_flops), moved / (steps.tp * chip.bandwidth))
