@@ -12,7 +12,7 @@ from autopoiesis.evaluator.guard import Guard
 from autopoiesis.evaluator.promoter import Promoter
 from autopoiesis.evaluator.settings import EvaluatorSettings
 from autopoiesis.runtime.bus import Bus
-from autopoiesis.store import Mode, Store, migrate, operations, promotion
+from autopoiesis.store import Mode, Store, operations, promotion
 
 SCOPE = "local/m"
 SETTINGS = EvaluatorSettings()
@@ -20,9 +20,8 @@ WaitFor = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    await migrate(database_url)
-    async with await Store.open(database_url) as opened:
+async def store(migrated_url: str) -> AsyncIterator[Store]:
+    async with await Store.open(migrated_url) as opened:
         yield opened
 
 

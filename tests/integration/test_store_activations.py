@@ -7,15 +7,14 @@ import pytest
 
 from autopoiesis.contracts.codec import decode
 from autopoiesis.contracts.messages.policy import Activation
-from autopoiesis.store import NotFoundError, StaleError, Store, StoreError, migrate, operations, promotion
+from autopoiesis.store import NotFoundError, StaleError, Store, StoreError, operations, promotion
 
 SCOPE = "local/Qwen/Qwen3-8B"
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    await migrate(database_url)
-    async with await Store.open(database_url, pool_size=10) as opened:
+async def store(migrated_url: str) -> AsyncIterator[Store]:
+    async with await Store.open(migrated_url, pool_size=10) as opened:
         async with opened.begin() as unit:
             for name in ("aaaa", "abbb", "cccc", "dddd"):
                 await unit.policies.add(

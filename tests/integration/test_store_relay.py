@@ -13,7 +13,7 @@ import pytest
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.contracts.subjects import ACTIVATIONS, PROMOTED, Subject
 from autopoiesis.runtime.bus import Bus
-from autopoiesis.store import Store, migrate, promotion
+from autopoiesis.store import Store, promotion
 from autopoiesis.store.engine import Exclusive
 from autopoiesis.store.relay import keep_relaying, relay, resolve
 
@@ -42,9 +42,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    await migrate(database_url)
-    async with await Store.open(database_url) as opened:
+async def store(migrated_url: str) -> AsyncIterator[Store]:
+    async with await Store.open(migrated_url) as opened:
         yield opened
 
 
@@ -113,7 +112,7 @@ async def test_what_could_not_be_published_waits(store: Store, wait_for: WaitFor
 
 
 async def test_one_leads_and_another_takes_over_when_its_connection_dies(
-    store: Store, database_url: str, wait_for: WaitFor
+    store: Store, migrated_url: str, wait_for: WaitFor
 ) -> None:
     leaders: list[str] = []
 
@@ -128,11 +127,11 @@ async def test_one_leads_and_another_takes_over_when_its_connection_dies(
     sink = Sink()
     first = asyncio.create_task(keep_relaying(store, "evaluator", sink, leading=lead("first"), poll_s=0.01))
     await wait_for(lambda: leaders == ["first"])
-    async with await Store.open(database_url) as other:
+    async with await Store.open(migrated_url) as other:
         second = asyncio.create_task(
             keep_relaying(other, "evaluator", sink, leading=lead("second"), poll_s=0.01)
         )
-        admin = await asyncpg.connect(database_url)
+        admin = await asyncpg.connect(migrated_url)
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         await wait_for(lambda: _positive(admin, waiting))
         assert leaders == ["first"]
@@ -154,13 +153,13 @@ async def _positive(connection: asyncpg.Connection, query: str) -> bool:
 
 
 async def test_killed_between_publishing_and_marking_it_is_sent_again_and_applied_once(
-    store: Store, database_url: str, nats_url: str
+    store: Store, migrated_url: str, nats_url: str
 ) -> None:
     bus = await Bus.connect(nats_url, name="test")
     await bus.ensure_streams([ACTIVATIONS], [PROMOTED])
     (epoch,) = await promote(store, "a")
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CRASHES_AFTER_PUBLISHING, database_url, nats_url
+        sys.executable, "-c", CRASHES_AFTER_PUBLISHING, migrated_url, nats_url
     )
     assert await process.wait() == -signal.SIGKILL
     sent: list[int] = []

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from autopoiesis.contracts.messages.policy import Judgement, Score
-from autopoiesis.store import NotFoundError, Store, migrate
+from autopoiesis.store import NotFoundError, Store
 from autopoiesis.store.models import Completion
 from autopoiesis.store.repositories.completions import Spent
 from autopoiesis.store.repositories.evaluations import judgement_of
@@ -31,9 +31,8 @@ JUDGEMENT = Judgement(
 
 
 @pytest.fixture
-async def store(database_url: str) -> AsyncIterator[Store]:
-    await migrate(database_url)
-    async with await Store.open(database_url) as opened:
+async def store(migrated_url: str) -> AsyncIterator[Store]:
+    async with await Store.open(migrated_url) as opened:
         yield opened
 
 

@@ -1,0 +1,129 @@
+"""Wires one evaluator: the only place that knows which parts there are."""
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+from autopoiesis.contracts.messages.policy import Proposed
+from autopoiesis.contracts.subjects import PROPOSED
+from autopoiesis.evaluator.gates import gates
+from autopoiesis.evaluator.guard import Guard
+from autopoiesis.evaluator.http.api import Answers, create
+from autopoiesis.evaluator.jailed import MODULES, SIMULATOR, JailedSimulation
+from autopoiesis.evaluator.judge import Judge
+from autopoiesis.evaluator.metrics import Metrics
+from autopoiesis.evaluator.promoter import Promoter
+from autopoiesis.evaluator.replays import Replays
+from autopoiesis.evaluator.settings import EvaluatorSettings
+from autopoiesis.evaluator.shipped import in_force, initial, keep_shipped
+from autopoiesis.policy.jail import Jail, JailError, Limits
+from autopoiesis.runtime.bus import Bus, Delivered
+from autopoiesis.runtime.errors import OperatorError
+from autopoiesis.runtime.lifecycle import Service
+from autopoiesis.runtime.settings import (
+    BlobSettings,
+    BusSettings,
+    DatabaseSettings,
+    General,
+    Settings,
+    TelemetrySettings,
+)
+from autopoiesis.runtime.telemetry import configure
+from autopoiesis.store import BlobStore, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+DURABLE = "evaluators"
+"""All evaluators share the proposals."""
+ACK_WAIT_S = 30.0
+
+
+async def main(settings: Settings, service: Service) -> None:
+    """Judge, promote and guard until stopped. Raises OperatorError for settings that cannot be."""
+    own, bus_settings = settings[EvaluatorSettings], settings[BusSettings]
+    telemetry = configure("evaluator", settings[TelemetrySettings])
+    os.nice(own.nice)
+    try:
+        store = await _store(settings, own)
+        service.on_exit(store.close)
+        bus = await Bus.connect(
+            bus_settings.url,
+            name="evaluator",
+            user=bus_settings.user,
+            password=bus_settings.password,
+            credentials=bus_settings.credentials,
+            inbox_prefix="_INBOX.evaluator",
+            on_closed=lambda: service.fail("the connection to NATS closed for good"),
+        )
+        service.on_exit(bus.drain)
+        await bus.ensure_streams()
+        jail = await _jail(own)
+        service.on_exit(lambda: asyncio.to_thread(jail.close))
+        promoter = Promoter(store, bus, Guard(store, own, configured=settings[General].mode))
+        judge = _judge(settings, store, jail)
+        service.spawn(promoter.run(), name="promoter")
+        await bus.consume(PROPOSED, DURABLE, _handler(judge), batch=1, ack_wait=ACK_WAIT_S)
+
+        def state() -> dict[str, Any]:
+            return {"leading": promoter.leading, "isolation": list(jail.isolation)}
+
+        answers = Answers(
+            state=state,
+            not_ready=lambda: "" if bus.connected else "not connected to NATS",
+            metrics=lambda: (telemetry.exposition(), telemetry.content_type),
+        )
+        server = await service.serve(
+            telemetry.instrument(create(answers)), host=own.host, port=own.port
+        )
+        service.ready(http=server.url)
+        await service.until_stopped()
+    finally:
+        telemetry.shutdown()
+
+
+async def _store(settings: Settings, own: EvaluatorSettings) -> Store:
+    url = settings[DatabaseSettings].url
+    if not url:
+        raise OperatorError("database.url is empty; set it to postgresql://…, the evaluator's role")
+    try:
+        first = initial(own.initial)
+        store = await Store.open(url, pool_size=own.parallel + 4)
+        await keep_shipped(store)
+        await in_force(store, settings[General].scope, "dispatch", first=first)
+    except StoreError as error:
+        raise OperatorError(str(error)) from error
+    return store
+
+
+async def _jail(own: EvaluatorSettings) -> Jail:
+    jail = Jail(MODULES, workers=own.parallel, limits=Limits(wall_s=own.replay_s, cpu_s=own.replay_s))
+    try:
+        await asyncio.to_thread(jail.start)
+    except JailError as error:
+        raise OperatorError(f"the jail for candidates cannot be built: {error.detail}") from error
+    log.info("candidates run in: %s", "; ".join(jail.isolation))
+    return jail
+
+
+def _judge(settings: Settings, store: Store, jail: Jail) -> Judge:
+    own = settings[EvaluatorSettings]
+    from pathlib import Path
+
+    blobs = BlobStore(Path(settings[BlobSettings].dir))
+    replays = Replays(JailedSimulation(jail), store, blobs, own)
+    return Judge(
+        store,
+        gates(store, jail, replays, own),
+        first=initial(own.initial),
+        configured=settings[General].mode,
+        simulator=SIMULATOR,
+        metrics=Metrics(),
+    )
+
+
+def _handler(judge: Judge) -> Any:
+    async def handle(delivered: Delivered[Proposed]) -> None:
+        await judge.judge(delivered.message)
+
+    return handle

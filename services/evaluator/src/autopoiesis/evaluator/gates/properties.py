@@ -1,0 +1,23 @@
+import asyncio
+import json
+
+from autopoiesis.evaluator.case import Case
+from autopoiesis.policy.jail import Jail, JailError, Job
+
+
+class Properties:
+    """It answers soundly in states that no trace may hold (see `autopoiesis.evaluator.properties`)."""
+
+    name = "properties"
+
+    def __init__(self, jail: Jail) -> None:
+        self._jail = jail
+
+    async def __call__(self, case: Case) -> str | None:
+        payload = json.dumps({"source": case.candidate.source, "seed": case.seed}).encode()
+        job = Job("autopoiesis.evaluator.properties:run", payload)
+        try:
+            broken = await asyncio.wrap_future(self._jail.submit(job))
+        except JailError as error:
+            return f"checking it ended in {type(error).__name__}: {error.detail.strip().splitlines()[-1:]}"
+        return broken.decode() or None

@@ -1,0 +1,92 @@
+"""Runs policies over blocks of a window at several loads and seeds, each combination once."""
+
+import asyncio
+import random
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from itertools import product
+from typing import Protocol
+
+from autopoiesis.evaluator.case import Arm
+from autopoiesis.evaluator.scoring import Replay
+from autopoiesis.evaluator.settings import EvaluatorSettings
+from autopoiesis.simulator.workload.snapshot import read_snapshot
+from autopoiesis.store import BlobStore, Store
+from autopoiesis.store.models import Snapshot
+
+KEPT = 512
+"""Replays kept in memory: a few windows with all rivals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """One half of a window and the seeds to replay it with."""
+
+    name: str
+    """Hash of the bytes."""
+    data: bytes
+    seeds: tuple[int, ...]
+    model_error: float | None
+    """Relative error of the simulator's step times against what was measured in this window, where it was."""
+
+
+class FailedReplayError(Exception):
+    """A policy's replay did not end well: time, memory, a crash, or results that cannot be."""
+
+
+class Simulate(Protocol):
+    """Replays one policy once. Raises FailedReplayError."""
+
+    async def __call__(self, arm: Arm, blocks: Blocks, *, load: float, seed: int) -> Replay: ...
+
+
+class Replays:
+    """The evaluator's view of the simulator. Open blocks keep their seeds while the process lives, so that the rivals'
+    replays are shared by all candidates of a window; sealed blocks get the evaluation's own.
+    """
+
+    def __init__(
+        self, simulate: Simulate, store: Store, blobs: BlobStore, settings: EvaluatorSettings
+    ) -> None:
+        self._simulate = simulate
+        self._store = store
+        self._blobs = blobs
+        self._settings = settings
+        self._secret = secrets.randbits(63)
+        self._slots = asyncio.Semaphore(settings.parallel)
+        self._done: OrderedDict[tuple[str, str, float, int], Replay] = OrderedDict()
+
+    async def open_blocks(self, window: Snapshot) -> Blocks:
+        """Raises NotFoundError or CorruptBlobError if the window's file is not there as it was."""
+        data = await asyncio.to_thread(self._blobs.get, window.hash)
+        return await self._blocks(window.hash, data, f"{self._secret}:{window.hash}")
+
+    async def sealed_blocks(self, window: Snapshot, *, seed: int) -> Blocks:
+        """Raises NotFoundError if they are not in the store."""
+        async with self._store.begin() as unit:
+            data = await unit.snapshots.sealed(window.sealed_hash)
+        return await self._blocks(window.sealed_hash, data, f"{seed}")
+
+    async def run(self, arm: Arm, blocks: Blocks) -> list[Replay]:
+        """Every load with every seed, by load and then seed. Raises FailedReplayError."""
+        jobs = [
+            self._one(arm, blocks, load, seed) for load, seed in product(self._settings.loads, blocks.seeds)
+        ]
+        return list(await asyncio.gather(*jobs))
+
+    async def _blocks(self, name: str, data: bytes, seed: str) -> Blocks:
+        draw = random.Random(seed)
+        seeds = tuple(draw.getrandbits(31) for _ in range(self._settings.seeds))
+        info = (await asyncio.to_thread(read_snapshot, data)).info
+        return Blocks(name, data, seeds, info.step_error)
+
+    async def _one(self, arm: Arm, blocks: Blocks, load: float, seed: int) -> Replay:
+        key = (arm.hash, blocks.name, load, seed)
+        if key not in self._done:
+            async with self._slots:
+                self._done[key] = await self._simulate(arm, blocks, load=load, seed=seed)
+            while len(self._done) > KEPT:
+                self._done.popitem(last=False)
+        self._done.move_to_end(key)
+        return self._done[key]
