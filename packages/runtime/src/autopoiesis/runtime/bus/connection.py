@@ -320,7 +320,7 @@ class Bus:
                     await part.drain()
         except TimeoutError:
             log.warning("bus: handlers did not finish within %g s of draining", timeout)
-        with contextlib.suppress(nats.errors.ConnectionReconnectingError, nats.errors.ConnectionClosedError):
+        with contextlib.suppress(nats.errors.Error, OSError):  # the server may be away or go away
             await self.client.drain()
         await self.close()
 
@@ -331,7 +331,8 @@ class Bus:
             await part.cancel()
         self._open.clear()
         if not self.client.is_closed:
-            await self.client.close()
+            with contextlib.suppress(OSError):  # what was still pending cannot be sent: the server is away
+                await self.client.close()
 
     # -- callbacks of the client
 
