@@ -7,7 +7,7 @@ import pytest
 
 from autopoiesis.contracts.messages.policy import Activation, Faulted
 from autopoiesis.contracts.messages.telemetry import RequestBatch, RequestRecord
-from autopoiesis.contracts.subjects import FAULTED, PROMOTED, REQUEST_TELEMETRY, ROLLED_BACK
+from autopoiesis.contracts.subjects import FAULTED, PROMOTED, REQUEST_TELEMETRY, ROLLED_BACK, slug
 from autopoiesis.evaluator.guard import Guard
 from autopoiesis.evaluator.promoter import Promoter
 from autopoiesis.evaluator.settings import EvaluatorSettings
@@ -84,6 +84,24 @@ async def test_what_is_in_force_is_published_and_published_again_to_an_emptied_s
     assert [item.message.hash for item in await bus.last_all(PROMOTED)] == ["new"]
     await bus.client.jetstream().purge_stream("activations")
     await run_until_published()
+
+
+async def test_a_database_begun_anew_goes_on_above_the_epochs_that_were_heard(
+    store: Store, bus: Bus, wait_for: WaitFor
+) -> None:
+    heard = Activation(
+        scope=SCOPE, kind="dispatch", epoch=500, hash="lost", source="", api=1, cause="", at_unix_s=0.0
+    )
+    await bus.publish_event(PROMOTED, heard, msg_id="before", scope=slug(SCOPE), kind="dispatch")
+    (old,) = await promote(store, "old")
+    assert old.epoch < 500
+    one = promoter(store, bus)
+    task = asyncio.create_task(one.run())
+    await wait_for(lambda: one.leading)
+    (kept,) = await bus.last_all(PROMOTED)
+    assert (kept.message.hash, kept.message.epoch) == ("old", 501)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.usefixtures("running")

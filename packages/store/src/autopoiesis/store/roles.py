@@ -121,7 +121,8 @@ async def _grant(connection: AsyncConnection, role: Role) -> None:
     if any(table.startswith(f"{SEALED}.") for table in rights):
         statements.append(f"GRANT USAGE ON SCHEMA {SEALED} TO {name}")
     if "activations" in _GRANTS[role]:
-        statements.append(f"GRANT USAGE ON SEQUENCE {SCHEMA}.epochs TO {name}")
+        more = ", UPDATE" if role == "evaluator" else ""
+        statements.append(f"GRANT USAGE{more} ON SEQUENCE {SCHEMA}.epochs TO {name}")
     for statement in statements:
         await connection.exec_driver_sql(statement)
 

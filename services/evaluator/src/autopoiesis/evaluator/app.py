@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from autopoiesis.contracts.messages.policy import Proposed
-from autopoiesis.contracts.subjects import PROPOSED
+from autopoiesis.contracts.subjects import ACTIVATIONS, POLICY_EVENTS, PROPOSALS, PROPOSED, TELEMETRY
 from autopoiesis.evaluator.gates import gates
 from autopoiesis.evaluator.guard import Guard
 from autopoiesis.evaluator.http.api import Answers, create
@@ -57,7 +58,7 @@ async def main(settings: Settings, service: Service) -> None:
             on_closed=lambda: service.fail("the connection to NATS closed for good"),
         )
         service.on_exit(bus.drain)
-        await bus.ensure_streams()
+        await bus.ensure_streams((PROPOSALS, POLICY_EVENTS, ACTIVATIONS, TELEMETRY))
         jail = await _jail(own)
         service.on_exit(lambda: asyncio.to_thread(jail.close))
         promoter = Promoter(store, bus, Guard(store, own, configured=settings[General].mode))
@@ -73,9 +74,7 @@ async def main(settings: Settings, service: Service) -> None:
             not_ready=lambda: "" if bus.connected else "not connected to NATS",
             metrics=lambda: (telemetry.exposition(), telemetry.content_type),
         )
-        server = await service.serve(
-            telemetry.instrument(create(answers)), host=own.host, port=own.port
-        )
+        server = await service.serve(telemetry.instrument(create(answers)), host=own.host, port=own.port)
         service.ready(http=server.url)
         await service.until_stopped()
     finally:
@@ -108,8 +107,6 @@ async def _jail(own: EvaluatorSettings) -> Jail:
 
 def _judge(settings: Settings, store: Store, jail: Jail) -> Judge:
     own = settings[EvaluatorSettings]
-    from pathlib import Path
-
     blobs = BlobStore(Path(settings[BlobSettings].dir))
     replays = Replays(JailedSimulation(jail), store, blobs, own)
     return Judge(

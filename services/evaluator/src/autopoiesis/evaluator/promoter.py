@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from autopoiesis.contracts.subjects import FAULTED, REQUEST_TELEMETRY, Subject, slug
+from autopoiesis.contracts.subjects import FAULTED, PROMOTED, REQUEST_TELEMETRY, ROLLED_BACK, Subject, slug
 from autopoiesis.evaluator.guard import Guard
 from autopoiesis.runtime.bus import Bus
 from autopoiesis.store import Store, promotion
@@ -41,6 +41,7 @@ class Promoter:
 
     @asynccontextmanager
     async def _lead(self, lock: Exclusive) -> AsyncIterator[None]:
+        await self._continue_epochs(lock)
         await relay(lock, OWNER, self._publish)
         await self._repeat(lock)
         async with AsyncExitStack() as stack:
@@ -55,6 +56,25 @@ class Promoter:
                 yield
             finally:
                 self.leading = False
+
+    async def _continue_epochs(self, lock: Exclusive) -> None:
+        """A database that is younger than what routers have heard of would speak to deaf ears."""
+        kept = [item for subject in (PROMOTED, ROLLED_BACK) for item in await self._bus.last_all(subject)]
+        newest = max((item.message.epoch for item in kept), default=0)
+        async with lock.begin() as unit:
+            if not await unit.activations.continue_after(newest):
+                return
+            log.warning("the bus remembers epoch %d, this database does not: going on above it", newest)
+            for standing in await unit.activations.in_force():
+                message = standing.message
+                await promotion.promote(
+                    unit,
+                    message.scope,
+                    message.kind,
+                    message.hash,
+                    expected=message.hash,
+                    cause=f"restored: epochs go on above {newest}",
+                )
 
     async def _repeat(self, lock: Exclusive) -> None:
         async with lock.begin() as unit:

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
@@ -110,6 +110,17 @@ class Activations:
             falls_back_to=target.activation.falls_back_to,
         )
         return await self._enter(slot, row, target.policy)
+
+    async def continue_after(self, epoch: int) -> bool:
+        """Let epochs go on above `epoch` if none is there yet: receivers that heard it ignore everything up to it.
+
+        True if they did not: this database is younger than what was heard, restored from a backup or begun anew.
+        """
+        newest = await self._session.scalar(select(func.coalesce(func.max(Activation.epoch), 0)))
+        if newest is None or newest >= epoch:
+            return False
+        await self._session.execute(select(func.setval(f"{EPOCHS.schema}.{EPOCHS.name}", epoch)))
+        return True
 
     async def rolled_back_unix_s(self, scope: str, kind: Kind, hash_: str) -> float | None:
         """When this policy was last rolled back from, none if it never was."""
