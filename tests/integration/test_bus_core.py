@@ -163,7 +163,7 @@ async def test_an_absent_server_is_named_with_what_to_set(free_port: int) -> Non
 
 async def test_settings_without_an_address_are_refused() -> None:
     with pytest.raises(BusUnavailableError, match=r"bus\.url is not set"):
-        await Bus.open(BusSettings(), name="router")
+        await Bus.open(BusSettings(), "router")
 
 
 PERMISSIONS = """
@@ -185,7 +185,7 @@ async def test_wrong_credentials_fail_at_once(guarded_nats: embedded.NatsServer)
 
 
 async def test_refused_permissions_are_counted(guarded_nats: embedded.NatsServer, wait_for: WaitFor) -> None:
-    bus = await Bus.open(BusSettings(url=guarded_nats.url, user="worker", password="w"), name="worker")  # type: ignore[arg-type]
+    bus = await Bus.open(BusSettings(url=guarded_nats.url, user="worker", password="w"), "worker")  # type: ignore[arg-type]
     await bus.publish(CANCEL, Cancel(request_id="1"), replica="r")
     await wait_for(lambda: bus.faults["permission"] == 1)
     await bus.subscribe(HEARTBEAT, lambda item: None)

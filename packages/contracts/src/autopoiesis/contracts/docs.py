@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from autopoiesis.contracts.subjects import REGISTRY, ROUTER_INBOX, STREAMS, Service, Subject
+from autopoiesis.contracts.subjects import REGISTRY, ROUTER_INBOX, STREAMS, Service, streams_of
 
 SUBJECTS_PAGE = Path("docs/subjects.md")
 PERMISSIONS = Path("infra/nats/permissions.conf")
@@ -88,17 +88,13 @@ def _publishes(service: Service) -> list[str]:
 
 
 def _subscribes(service: Service) -> list[str]:
-    core = [s.wildcard() for s in REGISTRY if service in s.listeners and s.delivery == "core"]
-    return [*core, f"_INBOX.{service}.>"]
+    plain = ("core", "last")  # listeners to the last message also hear the next one as it is published
+    heard = [s.wildcard() for s in REGISTRY if service in s.listeners and s.delivery in plain]
+    return [*heard, f"_INBOX.{service}.>"]
 
 
 def _jetstream(service: Service) -> list[str]:
-    def kept(subject: Subject[Any]) -> bool:
-        return subject.stream is not None and (
-            service == subject.owner or service in subject.publishers or service in subject.listeners
-        )
-
-    streams = dict.fromkeys(s.stream.name for s in REGISTRY if kept(s) and s.stream)
+    streams = [stream.name for stream in streams_of(service)]
     if not streams:
         return []
     names = ["$JS.API.INFO"]

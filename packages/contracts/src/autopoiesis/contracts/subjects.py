@@ -251,3 +251,9 @@ REGISTRY: Final[tuple[Subject[Any], ...]] = (
     PROMOTED,
     ROLLED_BACK,
 )
+
+
+def streams_of(service: Service) -> tuple[Stream, ...]:
+    """The streams a service publishes to or listens to: those its NATS user may make and read."""
+    subjects = (s for s in REGISTRY if service in (s.owner, *s.publishers, *s.listeners))
+    return tuple(dict.fromkeys(s.stream for s in subjects if s.stream is not None))

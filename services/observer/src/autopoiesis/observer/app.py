@@ -197,7 +197,7 @@ async def main(settings: Settings, service: Service) -> None:
     service.on_exit(store.close)
     bus = await Bus.open(
         settings[BusSettings],
-        name="observer",
+        "observer",
         on_closed=lambda: service.fail("the connection to NATS closed for good"),
     )
     service.on_exit(bus.drain)

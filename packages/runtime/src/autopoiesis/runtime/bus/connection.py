@@ -13,7 +13,7 @@ import nats.errors
 from nats.aio.client import Client, Server
 
 from autopoiesis.contracts.codec import encode
-from autopoiesis.contracts.subjects import REGISTRY, STREAMS, Stream, Subject
+from autopoiesis.contracts.subjects import REGISTRY, STREAMS, Service, Stream, Subject, streams_of
 from autopoiesis.runtime.bus import faults as kinds
 from autopoiesis.runtime.bus import flushing, jetstream
 from autopoiesis.runtime.bus.consumer import Consumer, DeliveryHandler
@@ -44,6 +44,8 @@ class Bus:
 
     def __init__(self, client: Client, *, on_closed: Hook | None = None) -> None:
         self.client = client
+        self.streams: Sequence[Stream] = STREAMS
+        """What `ensure_streams` sees to: all, or what the service that `open` was called for may touch."""
         self.faults = Faults()
         self.on_slow: dict[int, Callable[[str], None]] = {}
         """By subscription id: called with the subject of a message dropped there."""
@@ -121,23 +123,31 @@ class Bus:
 
     @classmethod
     async def open(
-        cls, settings: BusSettings, *, name: str, on_closed: Hook | None = None, timeout: float | None = 10.0
+        cls,
+        settings: BusSettings,
+        service: Service,
+        *,
+        instance: str = "",
+        on_closed: Hook | None = None,
+        timeout: float | None = 10.0,
     ) -> Self:
-        """`connect` as the section `bus` says. `name` is the service's: its inboxes are ``_INBOX.<name>.>``."""
+        """`connect` as the section `bus` says, with the inboxes and the streams that are `service`'s own."""
         if not settings.url:
             raise BusUnavailableError(
                 "bus.url is not set: give the address of a NATS server, for instance nats://127.0.0.1:4222"
             )
-        return await cls.connect(
+        bus = await cls.connect(
             settings.url,
-            name=name,
+            name=f"{service} {instance}".strip(),
             user=settings.user,
             password=settings.password,
             credentials=settings.credentials,
-            inbox_prefix=f"_INBOX.{name}",
+            inbox_prefix=f"_INBOX.{service}",
             on_closed=on_closed,
             timeout=timeout,
         )
+        bus.streams = streams_of(service)
+        return bus
 
     @property
     def connected(self) -> bool:
@@ -214,13 +224,14 @@ class Bus:
     # -- streams
 
     async def ensure_streams(
-        self, streams: Sequence[Stream] = STREAMS, subjects: Sequence[Subject[Any]] = REGISTRY
+        self, streams: Sequence[Stream] | None = None, subjects: Sequence[Subject[Any]] = REGISTRY
     ) -> None:
-        """Create or update the registry's streams; idempotent, and safe when several processes do it at once.
+        """Create or update streams as the registry says; idempotent, and safe when several processes do it at once.
 
-        Raises `StreamConflictError` when an existing stream cannot be changed into what the registry says.
+        `streams` default to those of the service (see `open`). Raises `StreamConflictError` when an existing stream
+        cannot be changed into what the registry says, `BusUnavailableError` when JetStream does not answer.
         """
-        await jetstream.ensure_streams(self.client, streams, subjects)
+        await jetstream.ensure_streams(self.client, self.streams if streams is None else streams, subjects)
 
     async def publish_event(
         self, subject: Subject[M], message: M, *, msg_id: str, timeout: float = 30.0, **tokens: str

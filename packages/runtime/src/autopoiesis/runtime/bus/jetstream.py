@@ -19,6 +19,7 @@ from autopoiesis.runtime.bus import faults as kinds
 from autopoiesis.runtime.bus import flushing
 from autopoiesis.runtime.bus.errors import (
     BusError,
+    BusUnavailableError,
     DisconnectedError,
     PayloadTooLargeError,
     PublishFailedError,
@@ -66,6 +67,10 @@ async def _ensure_stream(client: Client, wanted: StreamConfig) -> None:
                 ).config  # another process was faster, with other settings
         if any(getattr(present, key) != value for key, value in _set_fields(wanted).items()):
             await js.update_stream(wanted)
+    except (nats.errors.TimeoutError, nats.js.errors.ServiceUnavailableError) as error:
+        raise BusUnavailableError(
+            f"stream {wanted.name!r}: JetStream does not answer; enable it in nats.conf, and allow this user the $JS.API subjects"
+        ) from error
     except nats.js.errors.APIError as error:
         raise StreamConflictError(
             f"stream {wanted.name!r} cannot be brought to its configuration: {error.description}; "
