@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.simulator.engine import EngineConfig
 from autopoiesis.simulator.hardware import gpu
-from autopoiesis.simulator.models import ModelShape, model
+from autopoiesis.simulator.models import ModelShape
+from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.steptime import AffineSteps, Steps, StepTime, kv_capacity_tokens
+from autopoiesis.simulator.workload.snapshot import SnapshotInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ class Fleet:
     def parse(
         cls,
         text: str,
-        model_name: str | ModelShape = "Llama-3.1-8B",
+        model: str | ModelShape = "Llama-3.1-8B",
         *,
         max_running: int = 256,
         max_batched_tokens: int = 2048,
@@ -75,7 +77,7 @@ class Fleet:
         prefix_block_tokens: int = 0,
     ) -> Fleet:
         """`2xH100 + 4xL40S`, with `/tpN` behind a GPU for tensor parallelism: `1xH100/tp2`. Raises `ValueError`."""
-        shape = model_name if isinstance(model_name, ModelShape) else model(model_name)
+        shape = model if isinstance(model, ModelShape) else shape_of(model)
         replicas: list[ReplicaSpec] = []
         for part in text.split("+"):
             found = re.fullmatch(
@@ -118,21 +120,36 @@ class Fleet:
         return cls(tuple(replicas))
 
     @classmethod
-    def of_heartbeats(
-        cls,
-        beats: Iterable[Heartbeat],
-        *,
-        step_scale: Mapping[str, float] | None = None,
-        prefix_block_tokens: int = 0,
-    ) -> Fleet:
-        """The fleet that heartbeats describe; replicas that are not ready are left out. Raises `ValueError` if none is.
+    def of_snapshot(cls, info: SnapshotInfo, *, prefix_block_tokens: int = 0) -> Fleet:
+        """The fleet of a window: who was ready at its start, who came and went. Raises `ValueError` if nobody ever was ready.
 
-        Step times are modelled where GPU and model are known, and taken from the heartbeat's coefficients elsewhere.
+        Step times are modelled where GPU and model are known, and taken from the heartbeat's coefficients elsewhere; both
+        are scaled by what was measured.
         """
-        specs = [
-            spec_of(beat, step_scale or {}, prefix_block_tokens) for beat in beats if beat.state == "ready"
-        ]
-        return cls(tuple(specs))
+        standing: dict[str, tuple[str, str]] = {}
+        replicas, changes = [], []
+
+        def spec(beat: Heartbeat, name: str) -> ReplicaSpec:
+            return replace(spec_of(beat, info.step_scale, prefix_block_tokens), name=name)
+
+        for beat in info.fleet:
+            if beat.state == "ready":
+                standing[beat.replica] = (beat.incarnation, beat.replica)
+                replicas.append(spec(beat, beat.replica))
+        for change in info.changes:
+            beat, at = change.heartbeat, change.at_s
+            incarnation, name = standing.get(beat.replica, ("", ""))
+            if name and (beat.state in {"stopped", "failed", "loading"} or beat.incarnation != incarnation):
+                changes.append(Change(at=at, kind="fail", replica=name))
+                del standing[beat.replica]
+                name = ""
+            if name and beat.state == "draining":
+                changes.append(Change(at=at, kind="drain", replica=name))
+            elif not name and beat.state == "ready":
+                name = f"{beat.replica}~{len(changes)}"
+                standing[beat.replica] = (beat.incarnation, name)
+                changes.append(Change(at=at, kind="join", replica=name, spec=spec(beat, name)))
+        return cls(tuple(replicas), tuple(changes))
 
     def with_prefix_blocks(self, tokens: int) -> Fleet:
         """The same replicas with a prefix cache whose hashes stand for `tokens` tokens each; 0 turns it off.
@@ -175,7 +192,7 @@ def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_token
 
 def _steps_of(beat: Heartbeat, scale: float) -> Steps:
     try:
-        return StepTime(gpu(beat.gpu), model(beat.model), beat.tp, scale=scale)
+        return StepTime(gpu(beat.gpu), shape_of(beat.model), beat.tp, scale=scale)
     except ValueError:
         found = beat.step_model
         if found is None:

@@ -1,0 +1,188 @@
+"""The simulator's front door: `evaluate` a policy on a trace and a fleet.
+
+    from autopoiesis.simulator.api import SLO, evaluate
+    report = evaluate("least_kv_tokens", load_trace("conv.csv.gz"), "2xH100 + 4xL40S", SLO(ttft_s=2, tpot_s=0.1), loads=(0.8, 1.0))
+
+Deterministic: the same arguments give the same report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
+from autopoiesis.policy import library
+from autopoiesis.policy.language import CompiledPolicy, compile_policy
+from autopoiesis.simulator.capacity import capacity
+from autopoiesis.simulator.fleet import Fleet
+from autopoiesis.simulator.report import ConservationError, Report, Run, make_run
+from autopoiesis.simulator.requests.prepared import Prepared
+from autopoiesis.simulator.requests.settings import Clients, WorldSettings
+from autopoiesis.simulator.requests.world import World
+from autopoiesis.simulator.workload import Trace, load_trace, scale_load
+from autopoiesis.simulator.workload.snapshot import InFlight, Snapshot
+
+__all__ = [
+    "SLO",
+    "Clients",
+    "ConservationError",
+    "Fleet",
+    "Report",
+    "Run",
+    "Trace",
+    "WorldSettings",
+    "capacity",
+    "evaluate",
+    "evaluate_many",
+    "evaluate_snapshot",
+    "load_trace",
+]
+
+LoadUnit = Literal["trace", "capacity"]
+"""What load 1.0 means: the trace as it is, or the fleet's capacity for such requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class SLO:
+    """Objectives of one class, seconds; none: no expectation."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    priority: int = 0
+
+
+Goals = SLO | Mapping[str, SLO] | Objectives | None
+
+
+def evaluate(
+    policy: str,
+    trace: Trace,
+    fleet: Fleet | str,
+    slo: Goals = None,
+    loads: Sequence[float] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    *,
+    routers: int | None = None,
+    model: str = "Llama-3.1-8B",
+    load_unit: LoadUnit = "trace",
+    warmup_s: float = 0.0,
+    fuel: int | None = None,
+    settings: WorldSettings | None = None,
+) -> Report:
+    """Run one policy (a library name or source text) at every load with every seed.
+
+    `slo` is one for all, one per class by name (the first is the default), or ready-made objectives; none means the standard
+    ones. `warmup_s` seconds from the trace's zero are simulated and not scored. `fuel` bounds each decision.
+    Raises `PolicyError` for a policy that does not verify, `ValueError` for arguments that make no sense.
+    """
+    return evaluate_many(
+        [policy],
+        trace,
+        fleet,
+        slo,
+        loads,
+        seeds,
+        routers=routers,
+        model=model,
+        load_unit=load_unit,
+        warmup_s=warmup_s,
+        fuel=fuel,
+        settings=settings,
+    )[0]
+
+
+def evaluate_many(
+    policies: Sequence[str],
+    trace: Trace,
+    fleet: Fleet | str,
+    slo: Goals = None,
+    loads: Sequence[float] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    *,
+    routers: int | None = None,
+    model: str = "Llama-3.1-8B",
+    load_unit: LoadUnit = "trace",
+    warmup_s: float = 0.0,
+    fuel: int | None = None,
+    settings: WorldSettings | None = None,
+    in_flight: Sequence[InFlight] = (),
+) -> list[Report]:
+    """`evaluate` for several policies on exactly the same arrivals, each prepared once. One report per policy, in order."""
+    if not len(trace):
+        raise ValueError("the trace has no requests")
+    if not loads or not seeds:
+        raise ValueError("at least one load and one seed are needed")
+    world = settings or WorldSettings()
+    if routers is not None:
+        world = replace(world, routers=routers)
+    place = Fleet.parse(fleet, model) if isinstance(fleet, str) else fleet
+    if trace.block_hashes is not None:
+        place = place.with_prefix_blocks(trace.block_tokens)
+        world = replace(world, dispatch=replace(world.dispatch, block_tokens=trace.block_tokens))
+    goals = objectives(slo, trace.classes)
+    unit = capacity(place, trace) / trace.rate if load_unit == "capacity" else 1.0
+    served = (place.replicas or tuple(c.spec for c in place.changes if c.spec))[0].model
+    hashes = [_compile(text, fuel).hash for text in policies]
+    runs: list[list[Run]] = [[] for _ in policies]
+    for load in loads:
+        for seed in seeds:
+            prepared = Prepared(scale_load(trace, load * unit, seed), goals, served, world, seed)
+            for number, text in enumerate(policies):
+                fresh = [_compile(text, fuel) for _ in range(world.routers)]
+                outcome = World(prepared, place, fresh, world, seed=seed, in_flight=in_flight).run()
+                runs[number].append(make_run(prepared, outcome, load=load, scored_from_s=warmup_s))
+    return [Report(name, goals, tuple(found)) for name, found in zip(hashes, runs, strict=True)]
+
+
+def evaluate_snapshot(
+    policy: str,
+    snapshot: Snapshot,
+    loads: Sequence[float] = (1.0,),
+    seeds: Sequence[int] = (0,),
+    *,
+    fleet: Fleet | None = None,
+    fuel: int | None = None,
+    settings: WorldSettings | None = None,
+) -> Report:
+    """Replay a window of real traffic: its fleet and changes, objectives, routers, warm-up and what was in flight."""
+    info, trace = snapshot.info, snapshot.trace
+    if not len(trace):
+        raise ValueError("the snapshot has no arrivals")
+    return evaluate_many(
+        [policy],
+        trace,
+        fleet or Fleet.of_snapshot(info),
+        info.objectives,
+        loads,
+        seeds,
+        routers=info.routers,
+        warmup_s=info.scored_from_s,
+        fuel=fuel,
+        settings=settings,
+        in_flight=info.in_flight,
+    )[0]
+
+
+def objectives(slo: Goals, classes: Iterable[str]) -> Objectives:
+    """The contracts' form. A single SLO goes for every class of the trace."""
+    if slo is None:
+        return STANDARD
+    if isinstance(slo, Objectives):
+        return slo
+    named = dict.fromkeys(classes, slo) if isinstance(slo, SLO) else dict(slo)
+    if not named:
+        raise ValueError("no class has objectives")
+    return Objectives(
+        classes={
+            name: SloClass(priority=s.priority, ttft_s=s.ttft_s, tpot_s=s.tpot_s) for name, s in named.items()
+        },
+        default=next(iter(named)),
+    )
+
+
+def _compile(policy: str, fuel: int | None) -> CompiledPolicy:
+    """Compiled afresh: each router has a meter of its own, each run starts with none used."""
+    text = library.source(policy) if policy.isidentifier() else policy
+    return compile_policy(text, "dispatch", fuel=fuel)

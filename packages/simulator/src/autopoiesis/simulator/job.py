@@ -1,0 +1,167 @@
+"""The simulator as a job for the jail: bytes in, bytes out.
+
+The answer is columns, one entry per scored arrival; `replayed` re-reads them outside and checks what must hold, so that a
+candidate cannot talk its way to a score.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from autopoiesis.simulator.api import evaluate_snapshot
+from autopoiesis.simulator.report import Run
+from autopoiesis.simulator.requests.outcome import FINISHED, OUTCOMES, REJECTED
+from autopoiesis.simulator.requests.settings import WorldSettings
+from autopoiesis.simulator.workload.snapshot import read_snapshot
+
+
+class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
+    """Replay one policy on one snapshot."""
+
+    policy: str
+    """Source text, linked, or a library name."""
+    snapshot: bytes
+    loads: tuple[float, ...] = (1.0,)
+    """Multiples of the recorded load."""
+    seeds: tuple[int, ...] = (0,)
+    fuel: int | None = None
+    routers: int | None = None
+    """None: as many as the snapshot says."""
+    step_noise: float = 0.0
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One load and seed. Columns are little-endian arrays as bytes, one entry per scored arrival in order of arrival."""
+
+    load: float
+    seed: int
+    span_s: float
+    classes: tuple[str, ...]
+    gpus: tuple[str, ...]
+    """Types by number; the last is the empty string, for arrivals that none served."""
+    arrival_s: bytes
+    """float64, from the start of the scored window."""
+    ttft_s: bytes
+    """float64, NaN without a first token."""
+    tpot_s: bytes
+    """float64, NaN with fewer than two tokens."""
+    klass: bytes
+    """int32, an index into `classes`."""
+    gpu: bytes
+    """int32, an index into `gpus`."""
+    outcome: bytes
+    """int8, an index into `outcomes` of the result."""
+    met: bytes
+    """One byte each, 0 or 1."""
+    tokens: bytes
+    """int64, output tokens."""
+    fuel: bytes
+    """int64, of the decision."""
+    faults: dict[str, int]
+    quarantined: bool
+    summary: dict[str, float]
+
+
+class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
+    policy: str
+    """Hash."""
+    outcomes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+
+class BadResultError(ValueError):
+    """A result that no honest run can have."""
+
+
+def run(payload: bytes) -> bytes:
+    """`ReplayJob` to `ReplayResult`, both MessagePack. Raises what `evaluate_snapshot` raises."""
+    job = msgspec.msgpack.decode(payload, type=ReplayJob)
+    settings = WorldSettings(step_noise=job.step_noise)
+    snapshot = read_snapshot(job.snapshot)
+    if job.routers is not None:
+        snapshot = replace(snapshot, info=msgspec.structs.replace(snapshot.info, routers=job.routers))
+    report = evaluate_snapshot(job.policy, snapshot, job.loads, job.seeds, fuel=job.fuel, settings=settings)
+    cells = tuple(_cell(found, snapshot.info.scored_from_s) for found in report.runs)
+    return msgspec.msgpack.encode(ReplayResult(policy=report.policy, outcomes=OUTCOMES, cells=cells))
+
+
+def replayed(payload: bytes, job: ReplayJob) -> ReplayResult:
+    """A result, decoded and checked against what was asked. Raises `BadResultError`."""
+    try:
+        result = msgspec.msgpack.decode(payload, type=ReplayResult)
+    except msgspec.DecodeError as error:
+        raise BadResultError(f"not a replay's result: {error}") from None
+    asked = [(load, seed) for load in job.loads for seed in job.seeds]
+    if [(cell.load, cell.seed) for cell in result.cells] != asked:
+        raise BadResultError("cells are not those that were asked for")
+    if result.outcomes != OUTCOMES:
+        raise BadResultError("outcomes have other names")
+    for cell in result.cells:
+        _check(cell)
+    return result
+
+
+def column(cell: Cell, name: str) -> Any:
+    """A column of a cell as a NumPy array (read-only)."""
+    kinds = {"klass": "<i4", "gpu": "<i4", "outcome": "<i1", "met": "?", "tokens": "<i8", "fuel": "<i8"}
+    return np.frombuffer(getattr(cell, name), kinds.get(name, "<f8"))
+
+
+def _cell(found: Run, scored_from_s: float) -> Cell:
+    rows = np.flatnonzero(found.scored)
+    rows = rows[np.argsort(found.arrival_s[rows], kind="stable")]
+    gpus = (*dict.fromkeys(totals.gpu for totals in found.replicas), "")
+    number = np.array([*(gpus.index(totals.gpu) for totals in found.replicas), len(gpus) - 1], "<i4")
+
+    def packed(values: Any, kind: str) -> bytes:
+        return bytes(np.ascontiguousarray(values[rows], kind).data)
+
+    return Cell(
+        load=found.load,
+        seed=found.seed,
+        span_s=found.span_s,
+        classes=found.classes,
+        gpus=gpus,
+        arrival_s=packed(found.arrival_s - scored_from_s, "<f8"),
+        ttft_s=packed(found.ttft_s, "<f8"),
+        tpot_s=packed(found.tpot_s, "<f8"),
+        klass=packed(found.klass, "<i4"),
+        gpu=packed(number[found.replica], "<i4"),
+        outcome=packed(found.outcome, "<i1"),
+        met=packed(found.met, "?"),
+        tokens=packed(found.tokens, "<i8"),
+        fuel=packed(found.fuel, "<i8"),
+        faults=found.faults,
+        quarantined=found.quarantined,
+        summary={key: value for key, value in found.summary().items() if math.isfinite(value)},
+    )
+
+
+def _check(cell: Cell) -> None:
+    names = ("arrival_s", "ttft_s", "tpot_s", "klass", "gpu", "outcome", "met", "tokens", "fuel")
+    try:
+        columns = {name: column(cell, name) for name in names}
+    except ValueError as error:
+        raise BadResultError(f"a column of load {cell.load:g} is cut short: {error}") from None
+    if len({len(values) for values in columns.values()}) != 1:
+        raise BadResultError(f"columns of load {cell.load:g} differ in length")
+    done = columns["outcome"] == FINISHED
+    with np.errstate(invalid="ignore"):
+        laws = {
+            "a request that did not finish met its objectives": (columns["met"] & ~done).any(),
+            "a finished request has no token": (columns["tokens"][done] < 1).any(),
+            "a finished request has no first token": np.isnan(columns["ttft_s"][done]).any(),
+            "a rejected request has tokens": (columns["tokens"][columns["outcome"] == REJECTED] > 0).any(),
+            "a time is negative": (columns["ttft_s"] < 0).any() or (columns["tpot_s"] < 0).any(),
+            "arrivals are out of order": (np.diff(columns["arrival_s"]) < 0).any(),
+            "an unknown class": ((columns["klass"] < 0) | (columns["klass"] >= len(cell.classes))).any(),
+            "an unknown GPU": ((columns["gpu"] < 0) | (columns["gpu"] >= len(cell.gpus))).any(),
+        }
+    broken = [name for name, is_broken in laws.items() if is_broken]
+    if broken:
+        raise BadResultError(f"load {cell.load:g}, seed {cell.seed}: {'; '.join(broken)}")
