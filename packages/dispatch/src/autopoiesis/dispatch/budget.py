@@ -6,26 +6,28 @@ import math
 
 
 class FuelBudget:
-    """Spending is counted per full second of the clock."""
+    """A bucket that fills at `per_second` and holds one second's worth. Every decision draws from it through `spent`, but
+    only passes over held requests ask whether something is left, so only they pay for the reckoning.
+    """
 
-    __slots__ = ("_per_second", "_second", "_spent", "total")
+    __slots__ = ("_at", "_counted", "_level", "_per_second", "spent")
 
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
-        self._second = -math.inf
-        self._spent = 0
-        self.total = 0
+        self._level = float(per_second)
+        self._at = -math.inf
+        self._counted = 0
+        self.spent = 0
+        """Fuel of all decisions since the start; the dispatcher adds to it."""
 
-    def spend(self, now: float, fuel: int) -> None:
-        if now >= self._second + 1.0:
-            self._second = math.floor(now)
-            self._spent = 0
-        self._spent += fuel
-        self.total += fuel
+    def left(self, now: float) -> float:
+        """May be negative, where decisions for arrivals alone used more; no deeper than one second's worth."""
+        refilled = self._level + (now - self._at) * self._per_second - (self.spent - self._counted)
+        self._level = min(max(refilled, -float(self._per_second)), float(self._per_second))
+        self._at = now
+        self._counted = self.spent
+        return self._level
 
-    def left(self, now: float) -> int:
-        return self._per_second - self._spent if now < self._second + 1.0 else self._per_second
-
-    def refilled_at(self) -> float:
-        """When the running second ends."""
-        return self._second + 1.0
+    def available_at(self, now: float, fuel: float) -> float:
+        """When `fuel` will be left if nothing else draws."""
+        return now + max(0.0, fuel - self.left(now)) / self._per_second

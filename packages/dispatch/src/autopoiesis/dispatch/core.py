@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
-from heapq import heappop, heappush
 from typing import Any, Final, Literal
 
 from autopoiesis.dispatch import events as ev
-from autopoiesis.dispatch.budget import FuelBudget
+from autopoiesis.dispatch import learning
 from autopoiesis.dispatch.control import Control
 from autopoiesis.dispatch.fleet import Fleet, ReplicaInfo
+from autopoiesis.dispatch.holding import Holding
 from autopoiesis.dispatch.models import ModelState, Offer
-from autopoiesis.dispatch.names import Numbering, Recent
+from autopoiesis.dispatch.names import Recent
 from autopoiesis.dispatch.parties import NO_SESSION, Party
 from autopoiesis.dispatch.port import Compile, CompiledPolicy
 from autopoiesis.dispatch.replicas import ReplicaState
@@ -24,10 +23,11 @@ from autopoiesis.dispatch.ticket import Ticket
 from autopoiesis.dispatch.workflows import WorkflowState, time_alone
 from autopoiesis.policy.api import HOLD, REJECT, Assign, RouteDecision
 
-REPLICA_FAILURES: Final = frozenset({"unavailable", "overloaded", "internal"})
-"""Ends that count against the replica."""
 CHARGE_EVERY: Final = 64
 """Output tokens after which a running answer is charged to its tenant."""
+
+LEARN_EVERY: Final = 4
+"""Predictions are compared with what happens for one request in so many, where the policy does not ask for them anyway."""
 
 Reason = Literal["rejected", "queue_full", "no_replica", "deadline"]
 
@@ -48,20 +48,15 @@ class Dispatcher:
         self._now = -math.inf
         self._seq = 0
         self._models: dict[str, ModelState] = {}
-        self._adapters = Numbering(first=1)
+        self._adapters = Recent(settings.max_parties, int, first=1)
         self._tenants = Recent(settings.max_parties, Party)
         self._sessions = Recent(settings.max_parties, Party, first=1)
         self._workflows = Recent(settings.max_parties, WorkflowState)
         self._live: dict[str, Ticket] = {}
         self._fleet = Fleet(settings, router, self._model)
         self._control = Control(settings, policy, compile, self._hits, seed)
-        self._fuel = FuelBudget(settings.fuel_per_second)
-        self._timers: list[tuple[float, int, Ticket]] = []
-        self._restless: OrderedDict[int, ModelState] = (
-            OrderedDict()
-        )  # models whose held requests may have room
-        self._pass_at = math.inf
-        self._last_pass = -math.inf
+        self._holding = Holding(settings)
+        self._fuel = self._holding.fuel
         self._counters = Counters()
         self._handlers: dict[type, Callable[[float, Any, list[ev.Action]], None]] = {
             ev.Arrival: self._arrival,
@@ -87,10 +82,7 @@ class Dispatcher:
     @property
     def next_wake(self) -> float:
         """When to send Wake; inf if nothing waits."""
-        timers = self._timers
-        while timers and not timers[0][2].queued:
-            heappop(timers)
-        return min(self._pass_at, timers[0][0]) if timers else self._pass_at
+        return self._holding.next_due
 
     @property
     def active(self) -> CompiledPolicy:
@@ -117,7 +109,8 @@ class Dispatcher:
             quarantined=self._control.quarantined,
             queued=queued,
             inflight=len(self._live) - sum(queued.values()),
-            fuel=self._fuel.total,
+            fuel=self._fuel.spent,
+            passes=self._holding.passes,
         )
 
     # what happens
@@ -133,19 +126,17 @@ class Dispatcher:
             now,
             model,
             tokens,
-            model.lengths.level(event.klass, tokens),
+            min(model.lengths.expected(event.klass, tokens), event.max_tokens),
             self._tenants.get(event.tenant),
             self._sessions.get(event.session) if event.session else NO_SESSION,
             self._workflows.get(event.workflow) if event.workflow else None,
-            self._adapters[event.adapter] if event.adapter else 0,
+            self._adapters.get(event.adapter) if event.adapter else 0,
         )
         self._seq += 1
         self._live[event.request_id] = ticket
         if ticket.workflow:
             ticket.workflow.opened(now, ticket.seq, time_alone(ticket, ticket.expected_output))
-        counts = model.traffic.at(now)
-        counts.arrivals += 1
-        counts.prompt_tokens += tokens
+        learning.arrived(now, ticket)
         self._counters.arrivals += 1
         self._decide(now, ticket, out)
 
@@ -156,7 +147,7 @@ class Dispatcher:
         for ticket in orphans:
             reason = "the engine stopped" if beat.state in {"stopped", "failed"} else "the engine restarted"
             self._orphaned(now, ticket, state, reason, out)
-        self._room(now, state.model)
+        self._holding.room(now, state.model)
 
     def _replica_gone(self, now: float, event: ev.ReplicaGone, out: list[ev.Action]) -> None:
         state = self._fleet.replicas.get(event.replica)
@@ -164,7 +155,7 @@ class Dispatcher:
             return
         for ticket in self._fleet.gone(state):
             self._orphaned(now, ticket, state, event.reason, out)
-        self._room(now, state.model)
+        self._holding.room(now, state.model)
 
     def _bounced(self, now: float, event: ev.Bounced, out: list[ev.Action]) -> None:
         ticket = self._live.get(event.request_id)
@@ -174,49 +165,34 @@ class Dispatcher:
         state.ended(ticket)
         self._fleet.suspend(state)
         self._orphaned(now, ticket, state, event.reason, out)
-        self._room(now, state.model)
+        self._holding.room(now, state.model)
 
     def _tokens(self, now: float, event: ev.Tokens, out: list[ev.Action]) -> None:
         ticket = self._live.get(event.request_id)
         if ticket is None or ticket.replica is None or event.count <= 0:
             return
         if ticket.first_at is None:
-            self._first_token(now, ticket)
+            learning.first_token(now, ticket)
         ticket.tokens += event.count
         ticket.replica.generated(event.count)
         if ticket.tokens - ticket.charged >= CHARGE_EVERY:
-            self._charge(now, ticket, ticket.tokens - ticket.charged)
+            learning.charge(now, ticket, ticket.tokens - ticket.charged)
             ticket.charged = ticket.tokens
-
-    def _first_token(self, at: float, ticket: Ticket) -> None:
-        state = ticket.replica
-        assert state is not None
-        state.first_token(ticket)
-        ticket.first_at = at
-        state.latency.ttft_correction.observe(ticket.raw_ttft, at - ticket.sent_at)
 
     def _ended(self, now: float, event: ev.Ended, out: list[ev.Action]) -> None:
         ticket = self._live.get(event.request_id)
         if ticket is None:
             return
-        state, model = ticket.replica, ticket.model
-        finished = event.code is None
+        state, finished = ticket.replica, event.code is None
         tokens = max(event.output_tokens, ticket.tokens)
         if state is not None:
-            if ticket.first_at is None and event.first_token_s > 0:
-                self._first_token(min(now, ticket.sent_at + event.first_token_s), ticket)
-            if finished and tokens > 1 and ticket.first_at is not None:
-                state.latency.tpot_correction.observe(ticket.raw_tpot, (now - ticket.first_at) / (tokens - 1))
+            learning.ended(now, ticket, event, tokens)
             state.ended(ticket)
-            state.faults.observe(now, event.code in REPLICA_FAILURES)
-            self._charge(now, ticket, tokens - ticket.charged)
-        if event.prompt_tokens and ticket.event.prompt_bytes:
-            model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
         self._counters.ended += 1
         self._close(now, ticket, tokens, natural=finished and event.natural, finished=finished)
-        self._judge(now, ticket, tokens, finished)
+        learning.judged(now, ticket, tokens, finished)
         if state is not None:
-            self._room(now, model)
+            self._holding.room(now, ticket.model)
 
     def _left(self, now: float, event: ev.Left, out: list[ev.Action]) -> None:
         ticket = self._live.get(event.request_id)
@@ -227,7 +203,7 @@ class Dispatcher:
         if state is not None:
             state.ended(ticket)
             out.append(ev.Abort(event.request_id, state.name, "cancelled"))
-            self._room(now, ticket.model)
+            self._holding.room(now, ticket.model)
         self._close(now, ticket, ticket.tokens, natural=False, finished=False)
 
     def _activated(self, now: float, event: ev.Activated, out: list[ev.Action]) -> None:
@@ -238,17 +214,16 @@ class Dispatcher:
         if not swapped.refused:
             self._counters.swaps += 1
             for model in self._models.values():
-                self._room(now, model)
+                self._holding.room(now, model)
 
     def _wake(self, now: float, event: ev.Wake, out: list[ev.Action]) -> None:
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            ticket = heappop(timers)[2]
-            if ticket.queued:
-                ticket.due = math.inf
-                self._decide(now, ticket, out)
-        if self._pass_at <= now:
-            self._pass(now, out)
+        for ticket in self._holding.expired(now):
+            self._decide(now, ticket, out)
+        self._holding.offer(
+            now,
+            lambda ticket: self._decide(now, ticket, out),
+            lambda ticket: self._key(now, ticket, ticket.model.offer(now), out),
+        )
 
     # deciding
 
@@ -284,7 +259,7 @@ class Dispatcher:
         """The policy's answer; None where it has none to give."""
         control = self._control
         if control.quarantined:
-            self._fuel.spend(now, len(offer.states))
+            self._fuel.spent += len(offer.states)
             return None
         before = ticket.fuel
         try:
@@ -293,7 +268,7 @@ class Dispatcher:
             self._fault(now, error, out)
             return None
         finally:
-            self._fuel.spend(now, ticket.fuel - before + len(offer.states))
+            self._fuel.spent += ticket.fuel - before + len(offer.states)
 
     def _may_reject(self, now: float, ticket: Ticket) -> bool:
         return not ticket.attempts and ticket.model.traffic.may_reject(now, self._settings.max_reject_share)
@@ -303,7 +278,7 @@ class Dispatcher:
         out.append(self._control.fault(now, error))
         if self._control.quarantined:
             for model in self._models.values():
-                self._room(now, model)
+                self._holding.room(now, model)
 
     def _send(
         self, now: float, ticket: Ticket, offer: Offer, assign: Assign, fallback: bool, out: list[ev.Action]
@@ -315,14 +290,15 @@ class Dispatcher:
         blocks = event.block_hashes
         hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens if blocks else 0
         ticket.uncached = max(0, ticket.prompt_tokens - hit)
-        if state.dirty:
-            state.refresh(now, offer.routers)
-        ticket.raw_ttft = state.latency.raw_ttft(ticket.uncached)
-        ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
+        if self._control.decider.predicts or ticket.seq % LEARN_EVERY == 0:
+            if state.dirty:
+                state.refresh(now, offer.routers)
+            ticket.raw_ttft = state.latency.raw_ttft(ticket.uncached)
+            ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
         state.sent(now, ticket)
         if blocks:
             self._fleet.prefixes.add(state.slot, blocks, self._prefix_limit(state.view.kv_capacity_tokens))
-        self._charge(now, ticket, ticket.prompt_tokens)
+        learning.charge(now, ticket, ticket.prompt_tokens)
         if ticket.session is not NO_SESSION:
             ticket.session.replica = state
         counters = self._counters
@@ -354,9 +330,7 @@ class Dispatcher:
         model = ticket.model
         refused = self._counters.refused
         refused[reason] = refused.get(reason, 0) + 1
-        counts = model.traffic.at(now)
-        counts.judged += 1
-        counts.rejects += reason == "rejected"
+        learning.refused(now, ticket, rejected=reason == "rejected")
         waiting = len(model.queue) + 1
         self._close(now, ticket, 0, natural=False, finished=False)
         out.append(
@@ -382,10 +356,7 @@ class Dispatcher:
                 self._refuse(now, ticket, "queue_full", out)
                 return
             queue.add(ticket, self._key(now, ticket, offer, out))
-        due = min(until, ticket.event.deadline)
-        if due < ticket.due:
-            ticket.due = due
-            heappush(self._timers, (due, ticket.seq, ticket))
+        self._holding.watch(ticket, min(until, ticket.event.deadline))
 
     def _key(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> float:
         before = ticket.fuel
@@ -395,7 +366,7 @@ class Dispatcher:
             self._fault(now, error, out)
             return self._control.fallback.key(now, ticket, offer)
         finally:
-            self._fuel.spend(now, ticket.fuel - before + 1)
+            self._fuel.spent += ticket.fuel - before + 1
 
     def _await_replica(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> None:
         if ticket.no_replica_since is None:
@@ -406,36 +377,6 @@ class Dispatcher:
         else:
             self._hold(now, ticket, offer, until, out)
 
-    def _room(self, now: float, model: ModelState) -> None:
-        """Held requests of this model may find room now."""
-        if len(model.queue):
-            model.queue.begin_pass()
-            self._restless[model.number] = model
-            self._pass_at = min(self._pass_at, max(now, self._last_pass + self._settings.wake_interval_s))
-
-    def _pass(self, now: float, out: list[ev.Action]) -> None:
-        """Offer held requests, within the fuel that is left; a model that was cut short goes behind the others."""
-        self._counters.passes += 1
-        self._last_pass = now
-        self._pass_at = math.inf
-        stop_at = self._fuel.total + min(self._settings.fuel_per_wake, self._fuel.left(now))
-        while self._restless and self._fuel.total < stop_at:
-            number, model = self._restless.popitem(last=False)
-            self._rekey(now, model, out)
-            while self._fuel.total < stop_at and (ticket := model.queue.next_in_pass()):
-                self._decide(now, ticket, out)
-            if model.queue.passing:
-                self._restless[number] = model
-        if self._restless:
-            again = now + self._settings.wake_interval_s
-            self._pass_at = again if self._fuel.left(again) > 0 else self._fuel.refilled_at()
-
-    def _rekey(self, now: float, model: ModelState, out: list[ev.Action]) -> None:
-        offer = model.offer(now)
-        for _ in range(min(self._settings.rekey_per_wake, len(model.queue))):
-            ticket = model.queue.age()
-            model.queue.rekey(ticket, self._key(now, ticket, offer, out))
-
     # ends
 
     def _orphaned(
@@ -443,6 +384,7 @@ class Dispatcher:
     ) -> None:
         """Its replica failed: send it elsewhere where nothing was lost with it."""
         ticket.replica = None
+        ticket.raw_ttft = ticket.raw_tpot = 0.0
         ticket.attempts += 1
         state.faults.observe(now, True)
         if ticket.first_at is None and ticket.attempts < self._settings.max_attempts:
@@ -450,34 +392,18 @@ class Dispatcher:
             return
         self._counters.lost += 1
         self._close(now, ticket, ticket.tokens, natural=False, finished=False)
-        ticket.model.traffic.at(now).judged += 1
+        learning.judged(now, ticket, ticket.tokens, finished=False)
         out.append(ev.Lost(ticket.event.request_id, state.name, reason))
 
     def _close(self, now: float, ticket: Ticket, tokens: int, *, natural: bool, finished: bool) -> None:
         del self._live[ticket.event.request_id]
         if tokens:
-            ticket.length.observe(tokens, natural)
+            learning.length(ticket, tokens, natural)
         if ticket.workflow:
             service = now - ticket.sent_at if finished else 0.0
             ticket.workflow.closed(ticket.seq, time_alone(ticket, tokens), service, finished)
         if ticket.queued:
             ticket.model.queue.remove(ticket)
-
-    def _judge(self, now: float, ticket: Ticket, tokens: int, finished: bool) -> None:
-        """Count whether its objectives were met."""
-        event, first = ticket.event, ticket.first_at
-        counts = ticket.model.traffic.at(now)
-        counts.ends += 1
-        counts.output_tokens += tokens
-        counts.judged += 1
-        if finished and (now if first is None else first) - ticket.arrival <= event.ttft_slo:
-            pace = 0.0 if first is None or tokens < 2 else (now - first) / (tokens - 1)
-            counts.met += pace <= event.tpot_slo
-
-    def _charge(self, now: float, ticket: Ticket, tokens: int) -> None:
-        ticket.tenant.service.add(now, tokens)
-        if ticket.session is not NO_SESSION:
-            ticket.session.service.add(now, tokens)
 
     def _model(self, name: str) -> ModelState:
         model = self._models.get(name)

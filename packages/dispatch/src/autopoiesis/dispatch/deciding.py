@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from autopoiesis.dispatch.chance import Chance
-from autopoiesis.dispatch.filling import Hits, replicas_filler, request_filler
+from autopoiesis.dispatch.filling import LATENCY, Hits, replicas_filler, request_filler
 from autopoiesis.dispatch.models import Offer
 from autopoiesis.dispatch.port import CompiledPolicy
 from autopoiesis.dispatch.ticket import Ticket
@@ -25,6 +25,7 @@ class Decider:
         "_seed",
         "_uses_chance",
         "policy",
+        "predicts",
     )
 
     def __init__(self, policy: CompiledPolicy, hits: Hits, seed: int) -> None:
@@ -37,6 +38,7 @@ class Decider:
         self._context.random = self._chance.uniform
         self._fill = request_filler(policy.reads)
         self._fill_replicas = replicas_filler(policy.reads)
+        self.predicts = bool(LATENCY & policy.reads.get("Replica", frozenset()))
         self._uses_chance = "random" in policy.reads.get("DispatchContext", ())
 
     def key(self, now: float, ticket: Ticket, offer: Offer) -> float:

@@ -21,28 +21,33 @@ class Decaying:
         return self._sum * 0.5 ** ((now - self._at) / self._half_life) if self._sum else 0.0
 
     def add(self, now: float, amount: float) -> None:
-        self._sum = self.at(now) + amount
+        if self._sum and now != self._at:
+            amount += self._sum * 0.5 ** ((now - self._at) / self._half_life)
+        else:
+            amount += self._sum
+        self._sum = amount
         self._at = now
 
 
-class Share:
-    """How much of what happened lately was of one kind, forgotten with a half-life of 60 s."""
+class FaultRate:
+    """Share of recent requests that failed: a mean with exponential forgetting that also halves every 60 s."""
 
-    __slots__ = ("_all", "_hits")
+    __slots__ = ("_at", "_rate")
+
+    WEIGHT = 0.1
 
     def __init__(self) -> None:
-        self._hits = Decaying()
-        self._all = Decaying()
-
-    def observe(self, now: float, hit: bool) -> None:
-        self._all.add(now, 1.0)
-        if hit:
-            self._hits.add(now, 1.0)
+        self._rate = 0.0
+        self._at = 0.0
 
     def at(self, now: float) -> float:
-        """Between 0 and 1; sinks to 0 while nothing happens."""
-        hits = self._hits.at(now)
-        return hits / max(1.0, self._all.at(now)) if hits else 0.0
+        return self._rate * 0.5 ** ((now - self._at) / HALF_LIFE_S) if self._rate else 0.0
+
+    def observe(self, now: float, failed: bool) -> None:
+        if failed or self._rate:
+            rate = self.at(now)
+            self._rate = rate + self.WEIGHT * (failed - rate)
+            self._at = now
 
 
 class Correction:
@@ -50,7 +55,7 @@ class Correction:
 
     __slots__ = ("_log", "factor")
 
-    RATE = 0.05
+    WEIGHT = 0.05
     LIMIT = 10.0
     FLOOR_S = 0.001
 
@@ -61,8 +66,9 @@ class Correction:
     def observe(self, predicted_s: float, observed_s: float) -> None:
         """`predicted_s` is the prediction before correction."""
         ratio = (observed_s + self.FLOOR_S) / (predicted_s + self.FLOOR_S)
-        ratio = min(max(ratio, 1 / self.LIMIT), self.LIMIT)
-        self._log += self.RATE * (math.log(ratio) - self._log)
+        if not 1 / self.LIMIT < ratio < self.LIMIT:
+            ratio = self.LIMIT if ratio > 1 else 1 / self.LIMIT
+        self._log += self.WEIGHT * (math.log(ratio) - self._log)
         self.factor = math.exp(self._log)
 
 

@@ -11,14 +11,10 @@ T = TypeVar("T")
 
 
 class Numbering(dict[str, int]):
-    """Name to number in order of first sight, from `first` on."""
-
-    def __init__(self, first: int = 0) -> None:
-        super().__init__()
-        self._first = first
+    """Name to number in order of first sight."""
 
     def __missing__(self, name: str) -> int:
-        number = self[name] = len(self) + self._first
+        number = self[name] = len(self)
         return number
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 
 
 class PrefixIndex:
-    """Per replica the most recent blocks; per block the replicas that have it, as bits of an integer.
+    """Per replica the blocks it was sent, oldest first; per block the replicas that have it, as bits of an integer.
 
     Blocks of a prompt are entered from the last to the first, so the first is always the most recent: where a block is
     known, all before it are, and one walk over the prompt's blocks answers for the whole fleet.
@@ -17,24 +17,26 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._holders: dict[int, int] = {}
-        self._blocks: dict[int, OrderedDict[int, None]] = {}
+        self._blocks: dict[int, dict[int, None]] = {}
 
     def add(self, slot: int, blocks: Sequence[int], limit: int) -> None:
         """Replica number `slot` has just got a prompt of these blocks; it holds at most `limit`."""
         known = self._blocks.get(slot)
         if known is None:
-            known = self._blocks[slot] = OrderedDict()
+            known = self._blocks[slot] = {}
         holders = self._holders
         bit = 1 << slot
         for block in reversed(blocks):
             if block in known:
-                known.move_to_end(block)
+                del known[block]
             else:
-                known[block] = None
                 holders[block] = holders.get(block, 0) | bit
-        while len(known) > limit:
-            oldest, _ = known.popitem(last=False)
-            self._drop(oldest, bit)
+            known[block] = None
+        if len(known) > limit:
+            # Somewhat more than needed, because finding the oldest passes over all that were removed before it.
+            for oldest in list(islice(known, len(known) - limit + limit // 16)):
+                del known[oldest]
+                self._drop(oldest, bit)
 
     def forget(self, slot: int) -> None:
         """The replica is gone, and its cache with it."""

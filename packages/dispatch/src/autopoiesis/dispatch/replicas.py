@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
-from autopoiesis.dispatch.estimators import Decaying, Share
+from autopoiesis.dispatch.estimators import Decaying, FaultRate
 from autopoiesis.dispatch.latency import UNKNOWN, Latency
 from autopoiesis.policy.api import Replica
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from autopoiesis.dispatch.ticket import Ticket
 
 PREFILL_RATE_HALF_LIFE_S = 10.0
+PER_SECOND = math.log(2) / PREFILL_RATE_HALF_LIFE_S
+"""Turns a sum that decays with that half-life into a rate."""
 
 
 class ReplicaState:
@@ -59,10 +61,10 @@ class ReplicaState:
         self.nth = 0
         self.flights: dict[str, Ticket] = {}
         self.latency = Latency()
-        self.faults = Share()
+        self.faults = FaultRate()
         self.dirty = True
         self._prefill_sent = Decaying(PREFILL_RATE_HALF_LIFE_S)
-        self._fresh: deque[Ticket] = deque()
+        self._fresh: deque[tuple[int, Ticket]] = deque()  # with their `nth`; ended ones stay in
         self._clear()
 
     def _clear(self) -> None:
@@ -95,9 +97,9 @@ class ReplicaState:
         self.ready = beat.state == "ready"
         self._settle()
         fresh = self._fresh
-        while fresh and fresh[0].nth <= acked:
-            ticket = fresh.popleft()
-            if ticket.replica is self:
+        while fresh and fresh[0][0] <= acked:
+            nth, ticket = fresh.popleft()
+            if ticket.replica is self and ticket.nth == nth:
                 self._unfreshen(ticket)
                 ticket.included = True
         self.dirty = True
@@ -115,7 +117,7 @@ class ReplicaState:
         ticket.sent_at = now
         ticket.included = False
         self.flights[ticket.event.request_id] = ticket
-        self._fresh.append(ticket)
+        self._fresh.append((self.nth, ticket))
         self._fresh_live += 1
         self._fresh_prefill += ticket.uncached
         self._fresh_kv += ticket.uncached
@@ -152,29 +154,37 @@ class ReplicaState:
         beat = self.beat
         assert beat is not None
         view = self.view
-        running = max(0, beat.running - self._ended)
+        limit = beat.max_running
+        running = beat.running - self._ended
+        running = max(running, 0)
         waiting = beat.waiting + self._fresh_live
-        # Waiting with room in the batch means that the KV cache is full: then only ended sequences make room.
-        starved = beat.waiting > 0 and (not beat.max_running or beat.running < beat.max_running)
-        room = self._ended if starved else (beat.max_running - running if beat.max_running else waiting)
-        admitted = min(waiting, max(0, room))
-        view.running = running = running + admitted
-        view.waiting = waiting = waiting - admitted
-        queued = max(0, beat.queued_prefill_tokens - self._prefilled) + self._fresh_prefill
+        if waiting:
+            # Waiting with room in the batch means that the KV cache is full: then only ended sequences make room.
+            starved = beat.waiting > 0 and (not limit or beat.running < limit)
+            room = self._ended if starved else limit - running if limit else waiting
+            admitted = waiting if waiting < room else max(0, room)
+            running += admitted
+            waiting -= admitted
+        queued = beat.queued_prefill_tokens - self._prefilled
+        queued = max(queued, 0)
+        queued += self._fresh_prefill
+        held = beat.kv_used_tokens - self._released + self._generated
+        held = max(held, 0)
+        held += self._fresh_kv
+        view.running = running
+        view.waiting = waiting
         view.queued_prefill_tokens = queued
-        held = max(0, beat.kv_used_tokens - self._released + self._generated)
-        view.kv_used_tokens = held + self._fresh_kv
+        view.kv_used_tokens = held
         view.inflight = len(self.flights)
-        prefill_rate = self._prefill_sent.at(now) * routers * math.log(2) / PREFILL_RATE_HALF_LIFE_S
         self.latency.update(
             beat.step_model or UNKNOWN,
             running,
             waiting,
             queued,
-            held + self._fresh_kv - self._fresh_prefill,
+            held - self._fresh_prefill,
             beat.kv_capacity_tokens,
-            beat.max_running,
-            self.model.lengths.mean(),
-            prefill_rate,
+            limit,
+            self.model.lengths.mean,
+            self._prefill_sent.at(now) * routers * PER_SECOND,
         )
         self.dirty = False

@@ -21,7 +21,6 @@ class Counters:
     lost: int = 0
     faults: int = 0
     swaps: int = 0
-    passes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,3 +37,5 @@ class Stats:
     inflight: int
     fuel: int
     """Spent since the start."""
+    passes: int
+    """Passes over held requests since the start."""

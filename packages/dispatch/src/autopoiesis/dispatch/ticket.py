@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from autopoiesis.dispatch.events import Arrival
-    from autopoiesis.dispatch.lengths import Level
     from autopoiesis.dispatch.models import ModelState
     from autopoiesis.dispatch.parties import Party
     from autopoiesis.dispatch.replicas import ReplicaState
@@ -31,7 +30,6 @@ class Ticket:
         "holds",
         "included",
         "key",
-        "length",
         "model",
         "no_replica_since",
         "nth",
@@ -56,7 +54,7 @@ class Ticket:
         now: float,
         model: ModelState,
         prompt_tokens: int,
-        length: Level,
+        expected_output: float,
         tenant: Party,
         session: Party,
         workflow: WorkflowState | None,
@@ -67,8 +65,7 @@ class Ticket:
         self.arrival = now
         self.model = model
         self.prompt_tokens = prompt_tokens
-        self.length = length
-        self.expected_output = min(length.mean(), event.max_tokens)
+        self.expected_output = expected_output
         self.tenant = tenant
         self.session = session
         self.workflow = workflow
@@ -92,7 +89,7 @@ class Ticket:
         """Prompt tokens that the replica has to compute, as estimated at the send."""
         self.raw_ttft = 0.0
         self.raw_tpot = 0.0
-        """Predictions at the send, before correction."""
+        """Predictions at the send, before correction; 0 where none was made."""
         self.included = False
         """The replica's last heartbeat counts it."""
         self.first_at: float | None = None

@@ -38,21 +38,21 @@ class Counts:
 class Traffic:
     """Counts of one model: the second that runs now, and sums over the full ones before it."""
 
-    __slots__ = ("_current", "_full", "_long", "_ring", "_short", "_tick")
+    __slots__ = ("_current", "_full", "_long", "_ring", "_short", "_tick", "_until")
 
     def __init__(self) -> None:
         self._ring = [Counts() for _ in range(LONG_S + 1)]
         self._short = Counts()
         self._long = Counts()
         self._tick: int | None = None
+        self._until = -math.inf
         self._current = self._ring[0]
         self._full = 0
 
     def at(self, now: float) -> Counts:
         """The counts to add to."""
-        tick = math.floor(now)
-        if tick != self._tick:
-            self._advance(tick)
+        if now >= self._until:
+            self._advance(math.floor(now))
         return self._current
 
     def _advance(self, tick: int) -> None:
@@ -76,6 +76,7 @@ class Traffic:
             leaving.clear()
             self._current = leaving
         self._current = ring[tick % size]
+        self._until = tick + 1.0
 
     def arrival_rate(self, now: float) -> float:
         """Requests per s over the last 10 s."""

@@ -1,0 +1,75 @@
+"""What one request teaches as it goes: predictors, corrections, counters of service and of objectives met."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from autopoiesis.dispatch.events import Ended
+from autopoiesis.dispatch.parties import NO_SESSION
+from autopoiesis.dispatch.ticket import Ticket
+
+REPLICA_FAILURES: Final = frozenset({"unavailable", "overloaded", "internal"})
+"""Ends that count against the replica."""
+
+
+def arrived(now: float, ticket: Ticket) -> None:
+    counts = ticket.model.traffic.at(now)
+    counts.arrivals += 1
+    counts.prompt_tokens += ticket.prompt_tokens
+
+
+def charge(now: float, ticket: Ticket, tokens: int) -> None:
+    """Tokens were served to its tenant and session."""
+    ticket.tenant.service.add(now, tokens)
+    if ticket.session is not NO_SESSION:
+        ticket.session.service.add(now, tokens)
+
+
+def first_token(at: float, ticket: Ticket) -> None:
+    state = ticket.replica
+    assert state is not None
+    state.first_token(ticket)
+    ticket.first_at = at
+    if ticket.raw_ttft:
+        state.latency.ttft_correction.observe(ticket.raw_ttft, at - ticket.sent_at)
+
+
+def ended(now: float, ticket: Ticket, event: Ended, tokens: int) -> None:
+    """Its replica ended it after `tokens` tokens. To be called while the ticket still names the replica."""
+    state = ticket.replica
+    assert state is not None
+    if ticket.first_at is None and event.first_token_s > 0:
+        first_token(min(now, ticket.sent_at + event.first_token_s), ticket)
+    finished = event.code is None
+    if finished and tokens > 1 and ticket.first_at is not None and ticket.raw_tpot:
+        state.latency.tpot_correction.observe(ticket.raw_tpot, (now - ticket.first_at) / (tokens - 1))
+    state.faults.observe(now, event.code in REPLICA_FAILURES)
+    charge(now, ticket, tokens - ticket.charged)
+    if event.prompt_tokens and ticket.event.prompt_bytes:
+        ticket.model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
+
+
+def length(ticket: Ticket, tokens: int, natural: bool) -> None:
+    """An answer ended; `natural` where nothing cut it short."""
+    ticket.model.lengths.observe(ticket.event.klass, ticket.prompt_tokens, tokens, natural)
+
+
+def judged(now: float, ticket: Ticket, tokens: int, finished: bool) -> None:
+    """An end of which the client heard: were the objectives met?"""
+    event, first = ticket.event, ticket.first_at
+    counts = ticket.model.traffic.at(now)
+    counts.judged += 1
+    if not finished:
+        return
+    counts.ends += 1
+    counts.output_tokens += tokens
+    if (now if first is None else first) - ticket.arrival <= event.ttft_slo:
+        pace = 0.0 if first is None or tokens < 2 else (now - first) / (tokens - 1)
+        counts.met += pace <= event.tpot_slo
+
+
+def refused(now: float, ticket: Ticket, *, rejected: bool) -> None:
+    """A request that was never served missed its objectives; `rejected` where the policy wanted it so."""
+    counts = ticket.model.traffic.at(now)
+    counts.judged += 1
+    counts.rejects += rejected
