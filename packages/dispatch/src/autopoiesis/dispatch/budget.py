@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 
 class FuelBudget:
     """A bucket that fills at `per_second` and holds one second's worth. Every decision draws from it through `spent`, but
@@ -15,14 +13,15 @@ class FuelBudget:
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
         self._level = float(per_second)
-        self._at = -math.inf
+        self._at: float | None = None
         self._counted = 0
         self.spent = 0
         """Fuel of all decisions since the start; the dispatcher adds to it."""
 
     def left(self, now: float) -> float:
         """May be negative, where decisions for arrivals alone used more; no deeper than one second's worth."""
-        refilled = self._level + (now - self._at) * self._per_second - (self.spent - self._counted)
+        passed = 0.0 if self._at is None else now - self._at
+        refilled = self._level + passed * self._per_second - (self.spent - self._counted)
         self._level = min(max(refilled, -float(self._per_second)), float(self._per_second))
         self._at = now
         self._counted = self.spent

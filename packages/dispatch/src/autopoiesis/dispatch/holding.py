@@ -69,7 +69,7 @@ class Holding:
     def offer(self, now: float, decide: Callable[[Ticket], None], key: Callable[[Ticket], float]) -> None:
         """Run a pass if one is due: `decide` for request after request, `key` for those whose key is oldest.
 
-        A model that was cut short goes behind the others.
+        A model that was cut short goes behind the others. Ageing takes at most half of the fuel.
         """
         if now < self._pass_at:
             return
@@ -81,7 +81,10 @@ class Holding:
         while self._restless and fuel.spent < stop_at:
             number, model = self._restless.popitem(last=False)
             queue = model.queue
+            ageing_ends = (fuel.spent + stop_at) / 2
             for _ in range(min(settings.rekey_per_wake, len(queue))):
+                if fuel.spent >= ageing_ends:
+                    break
                 ticket = queue.age()
                 queue.rekey(ticket, key(ticket))
             while fuel.spent < stop_at and (offered := queue.next_in_pass()):

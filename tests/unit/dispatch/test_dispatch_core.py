@@ -1,0 +1,446 @@
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from dispatch_fakes import FakePolicy, activation, arrival, beat, dispatcher, least_inflight
+
+from autopoiesis.contracts.messages.policy import Activation
+from autopoiesis.dispatch import events as ev
+from autopoiesis.dispatch.core import Dispatcher
+from autopoiesis.policy.api import HOLD, REJECT, Assign, DispatchContext, Replica, Request, RouteDecision
+
+
+def one_at_a_time(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+    free = [replica.index for replica in replicas if replica.inflight == 0]
+    return Assign(free[0]) if free else HOLD
+
+
+def always(decision: RouteDecision) -> FakePolicy:
+    return FakePolicy(lambda request, replicas, ctx: decision)
+
+
+def faulty(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+    raise ZeroDivisionError("division by zero")
+
+
+def sends(actions: list[ev.Action]) -> list[tuple[str, str]]:
+    return [(action.request_id, action.replica) for action in actions if isinstance(action, ev.Send)]
+
+
+def fed(core: Dispatcher, now: float, *events: ev.Event) -> list[ev.Action]:
+    return [action for event in events for action in core.handle(now, event)]
+
+
+def kept_alive(core: Dispatcher, until: float, replica: str = "a") -> list[tuple[float, ev.Action]]:
+    """Heartbeats twice a second and every wake, until `until`."""
+    seen, now, number = [], 0.0, 1000
+    while now < until:
+        now = min(core.next_wake, math.floor(2 * now + 1) / 2)
+        number += 1
+        event = ev.Wake() if now == core.next_wake else beat(replica, number)
+        seen += [(now, action) for action in core.handle(now, event)]
+    return seen
+
+
+def test_a_request_is_sent_where_the_policy_says() -> None:
+    core = dispatcher(FakePolicy(lambda request, replicas, ctx: Assign(1, priority=3), name="p", fuel=12))
+    fed(core, 0.0, beat("a"), beat("b"))
+    assert core.handle(1 / 8, arrival("q", prompt_bytes=400)) == [
+        ev.Send(request_id="q", replica="b", nth=1, prompt_tokens=100, priority=3, policy="p", fuel=12)
+    ]
+
+
+def test_the_decode_replica_travels_along() -> None:
+    core = dispatcher(always(Assign(0, decode=1)))
+    fed(core, 0.0, beat("a"), beat("b", role="decode"))
+    (send,) = core.handle(0.0, arrival())
+    assert isinstance(send, ev.Send)
+    assert (send.replica, send.decode) == ("a", "b")
+
+
+def test_a_held_request_goes_when_another_ends() -> None:
+    core = dispatcher(FakePolicy(one_at_a_time))
+    fed(core, 0.0, beat())
+    assert sends(fed(core, 0.0, arrival("first"), arrival("second"))) == [("first", "a")]
+    assert core.queue_length("m") == 1
+    assert core.handle(0.5, ev.Ended(request_id="first")) == []
+    assert core.next_wake == 0.5
+    (send,) = core.handle(0.5, ev.Wake())
+    assert isinstance(send, ev.Send)
+    assert (send.request_id, send.holds) == ("second", 1)
+    assert core.next_wake == math.inf
+
+
+def test_held_requests_go_in_the_order_of_their_priority() -> None:
+    core = dispatcher(FakePolicy(one_at_a_time, lambda request, ctx: request.priority))
+    fed(core, 0.0, beat())
+    fed(core, 0.0, arrival("now"), *(arrival(f"p{level}", priority=level) for level in (2, 0, 1)))
+    order = []
+    running = "now"
+    for second in (1, 2, 3):
+        actions = fed(
+            core,
+            second / 2,
+            beat(number=1 + second, received={"r1": second}),
+            ev.Ended(request_id=running),
+            ev.Wake(),
+        )
+        ((running, _),) = sends(actions)
+        order.append(running)
+    assert order == ["p0", "p1", "p2"]
+
+
+def test_a_held_request_does_not_block_those_behind_it() -> None:
+    def short_only(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+        return Assign(0) if ctx.now > 0 and request.max_tokens < 100 else HOLD
+
+    core = dispatcher(FakePolicy(short_only))
+    fed(core, 0.0, beat(), arrival("long", max_tokens=1000), arrival("short", max_tokens=10))
+    assert sends(fed(core, 0.3, beat(number=2), ev.Wake())) == [("short", "a")]
+
+
+def test_priorities_age_while_requests_are_held() -> None:
+    def key(request: Request, ctx: DispatchContext) -> float:
+        return request.priority - (10 if request.max_tokens == 1 and request.waited > 0.5 else 0)
+
+    core = dispatcher(FakePolicy(one_at_a_time, key))
+    fed(
+        core,
+        0.0,
+        beat(),
+        arrival("running"),
+        arrival("first", priority=0),
+        arrival("ages", priority=5, max_tokens=1),
+    )
+    actions = fed(core, 0.8, beat(number=2), ev.Ended(request_id="running"), ev.Wake())
+    assert sends(actions) == [("ages", "a")]
+
+
+def test_hold_expires_into_the_fallback() -> None:
+    core = dispatcher(always(HOLD), hold_max_s=3.0)
+    fed(core, 0.0, beat(), arrival())
+    ((at, send),) = kept_alive(core, 6.0)
+    assert isinstance(send, ev.Send)
+    assert (at, send.fallback) == (3.0, True)
+
+
+def test_the_deadline_of_a_held_request_is_kept() -> None:
+    core = dispatcher(always(HOLD))
+    fed(core, 0.0, beat(), arrival(deadline=2.25))
+    ((at, refuse),) = kept_alive(core, 6.0)
+    assert isinstance(refuse, ev.Refuse)
+    assert (at, refuse.reason) == (2.25, "deadline")
+
+
+def test_without_a_replica_requests_wait_and_are_then_refused() -> None:
+    core = dispatcher(no_replica_wait_s=5.0)
+    assert core.handle(1.0, arrival()) == []
+    assert core.next_wake == 6.0
+    (refuse,) = core.handle(6.0, ev.Wake())
+    assert isinstance(refuse, ev.Refuse)
+    assert refuse.reason == "no_replica"
+    assert "model m" in refuse.message
+
+
+def test_waiting_requests_go_to_the_first_replica_that_appears() -> None:
+    core = dispatcher()
+    core.handle(1.0, arrival())
+    core.handle(2.0, beat(state="loading", progress=0.5))
+    assert core.handle(2.5, ev.Wake()) == []
+    core.handle(3.0, beat(number=2))
+    assert sends(core.handle(core.next_wake, ev.Wake())) == [("q", "a")]
+
+
+def test_a_silent_replica_is_not_offered() -> None:
+    core = dispatcher(suspect_after_s=1.0)
+    fed(core, 0.0, beat("a"), beat("b"))
+    core.handle(0.9, beat("b", 2))
+    assert sends(core.handle(1.0, arrival())) == [("q", "b")]
+    assert {info.name: info.state for info in core.fleet()} == {"a": "suspect", "b": "ready"}
+
+
+def test_a_full_queue_refuses() -> None:
+    core = dispatcher(always(HOLD), max_queue=2)
+    fed(core, 0.0, beat(), arrival("1"), arrival("2"))
+    (refuse,) = core.handle(0.0, arrival("3"))
+    assert isinstance(refuse, ev.Refuse)
+    assert (refuse.request_id, refuse.reason) == ("3", "queue_full")
+    assert core.stats().counters.refused == {"queue_full": 1}
+
+
+def test_rejects_stay_within_the_operators_share() -> None:
+    core = dispatcher(always(REJECT), max_reject_share=0.25)
+    core.handle(0.0, beat())
+    actions = fed(core, 0.0, *(arrival(str(number)) for number in range(100)))
+    rejected = [action for action in actions if isinstance(action, ev.Refuse)]
+    assert len(rejected) == 25
+    assert all(action.fallback for action in actions if isinstance(action, ev.Send))
+
+
+def test_rejects_of_more_than_a_minute_ago_are_forgotten() -> None:
+    core = dispatcher(always(REJECT), max_reject_share=1.0, suspect_after_s=1000.0)
+    core.handle(0.0, beat())
+    fed(core, 0.0, *(arrival(str(number)) for number in range(10)))
+    (refuse,) = core.handle(100.0, arrival("late"))
+    assert isinstance(refuse, ev.Refuse)
+
+
+def test_a_fault_is_reported_and_the_fallback_decides() -> None:
+    core = dispatcher(FakePolicy(faulty, name="bad"))
+    fed(core, 0.0, beat("a"), beat("b", queued_prefill_tokens=50_000))
+    fault, send = core.handle(0.1, arrival())
+    assert fault == ev.Fault(hash="bad", epoch=0, fault="ZeroDivisionError: division by zero")
+    assert isinstance(send, ev.Send)
+    assert (send.replica, send.fallback, send.policy) == ("a", True, "bad")
+
+
+def test_the_line_of_a_fault_is_told_where_it_is_known() -> None:
+    class Located(Exception):  # noqa: N818
+        line = 7
+
+    def route(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+        raise Located("here")
+
+    core = dispatcher(FakePolicy(route))
+    core.handle(0.0, beat())
+    fault, _ = core.handle(0.0, arrival())
+    assert isinstance(fault, ev.Fault)
+    assert fault.line == 7
+
+
+@pytest.mark.parametrize("key", [math.nan, "first", None])
+def test_a_priority_that_orders_nothing_is_a_fault(key: object) -> None:
+    core = dispatcher(FakePolicy(lambda request, replicas, ctx: HOLD, lambda request, ctx: key))  # type: ignore[arg-type, return-value]
+    core.handle(0.0, beat())
+    (fault,) = core.handle(0.0, arrival())
+    assert isinstance(fault, ev.Fault)
+    assert core.queue_length("m") == 1
+
+
+def test_strikes_quarantine_a_policy_until_the_epoch_moves() -> None:
+    core = dispatcher(
+        FakePolicy(faulty, name="bad"),
+        compile_=lambda source: FakePolicy(faulty, name=source.hash),
+        strikes=3,
+    )
+    core.handle(0.0, beat())
+    actions = fed(core, 0.5, *(arrival(str(number)) for number in range(5)))
+    faults = [action for action in actions if isinstance(action, ev.Fault)]
+    assert [(fault.strikes, fault.quarantined) for fault in faults] == [(1, False), (2, False), (3, True)]
+    assert len(sends(actions)) == 5
+    assert core.active.hash == "fallback"
+    fed(core, 0.6, ev.Activated(activation(1, name="bad")))
+    assert core.active.hash == "bad"
+    assert isinstance(core.handle(0.6, arrival("again"))[0], ev.Fault)
+
+
+def test_strikes_outside_the_window_do_not_add_up() -> None:
+    core = dispatcher(FakePolicy(faulty, name="bad"), strikes=2, strike_window_s=10.0, suspect_after_s=1000.0)
+    core.handle(0.0, beat())
+    for number in range(5):
+        core.handle(number * 10.0, arrival(str(number)))
+    assert core.active.hash == "bad"
+
+
+def test_quarantine_frees_what_is_held() -> None:
+    def holds_then_fails(
+        request: Request, replicas: Sequence[Replica], ctx: DispatchContext
+    ) -> RouteDecision:
+        return HOLD if request.max_tokens == 100 else faulty(request, replicas, ctx)
+
+    core = dispatcher(FakePolicy(holds_then_fails), strikes=1)
+    fed(core, 0.0, beat(), arrival("held"), arrival("fatal", max_tokens=5))
+    assert sends(core.handle(core.next_wake, ev.Wake())) == [("held", "a")]
+
+
+def compiled(source: Activation) -> FakePolicy:
+    if source.source == "bad":
+        raise SyntaxError("line 3: no")
+    return FakePolicy(least_inflight, name=source.hash)
+
+
+def test_only_newer_epochs_are_applied() -> None:
+    core = dispatcher(compile_=compiled)
+    assert core.handle(0.0, ev.Activated(activation(5, name="five"))) == [ev.Swapped("five", 5)]
+    assert (
+        fed(core, 0.0, ev.Activated(activation(5, name="again")), ev.Activated(activation(4, name="four")))
+        == []
+    )
+    assert (core.epoch, core.active.hash) == (5, "five")
+
+
+def test_a_source_that_does_not_compile_leaves_the_former_policy() -> None:
+    core = dispatcher(compile_=compiled)
+    core.handle(0.0, ev.Activated(activation(1, name="one")))
+    (swapped,) = core.handle(0.0, ev.Activated(activation(3, "bad", "three")))
+    assert swapped == ev.Swapped("three", 3, "SyntaxError: line 3: no")
+    assert (core.epoch, core.active.hash) == (1, "one")
+    assert core.handle(0.0, ev.Activated(activation(2, name="two"))) == []
+
+
+def test_a_forced_activation_is_applied_whatever_its_epoch() -> None:
+    core = dispatcher(compile_=compiled)
+    core.handle(0.0, ev.Activated(activation(5, name="five")))
+    core.handle(0.0, ev.Activated(activation(0, name="pinned"), force=True))
+    assert (core.epoch, core.active.hash) == (0, "pinned")
+    core.handle(0.0, ev.Activated(activation(5, name="five"), force=True))
+    assert (core.epoch, core.active.hash) == (5, "five")
+
+
+def test_a_new_policy_decides_what_the_old_one_held() -> None:
+    core = dispatcher(always(HOLD), compile_=compiled)
+    fed(core, 0.0, beat(), arrival())
+    core.handle(0.5, ev.Activated(activation(1, name="new")))
+    (send,) = core.handle(core.next_wake, ev.Wake())
+    assert isinstance(send, ev.Send)
+    assert (send.epoch, send.policy) == (1, "new")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ev.ReplicaGone("a", "no responder"),
+        ev.Bounced("q", "draining"),
+        beat("a", 1, incarnation="i2"),
+        beat("a", 2, state="failed"),
+    ],
+    ids=["gone", "bounced", "restarted", "failed"],
+)
+def test_a_request_without_tokens_goes_elsewhere(failure: ev.Event) -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a"), beat("b", running=5), arrival())
+    (send,) = core.handle(0.1, failure)
+    assert isinstance(send, ev.Send)
+    assert send.attempt == 2
+    assert send.replica in (
+        "b",
+        "a" if isinstance(failure, ev.Beat) and failure.heartbeat.state == "ready" else "b",
+    )
+
+
+def test_a_request_that_streamed_is_lost_with_its_replica() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a"), beat("b"), arrival(), ev.Tokens("q", 1))
+    assert core.handle(0.1, ev.ReplicaGone("a", "no responder")) == [ev.Lost("q", "a", "no responder")]
+    assert core.handle(0.2, ev.Ended(request_id="q")) == []
+
+
+def test_attempts_are_bounded() -> None:
+    core = dispatcher(max_attempts=2)
+    fed(core, 0.0, beat("a"), beat("b"), arrival())
+    core.handle(0.1, ev.ReplicaGone("a", "gone"))
+    assert core.handle(0.2, ev.ReplicaGone("b", "gone too")) == [ev.Lost("q", "b", "gone too")]
+
+
+def test_a_replica_that_is_gone_comes_back_with_its_next_heartbeat() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a"), ev.ReplicaGone("a", "no responder"))
+    assert [info.state for info in core.fleet()] == ["gone"]
+    assert core.handle(0.1, arrival("waits")) == []
+    core.handle(0.2, beat("a", 2))
+    assert sends(core.handle(core.next_wake, ev.Wake())) == [("waits", "a")]
+
+
+def test_a_client_that_leaves_frees_its_replica() -> None:
+    core = dispatcher(FakePolicy(one_at_a_time))
+    fed(core, 0.0, beat(), arrival("sent"), arrival("held"), arrival("held too"))
+    assert core.handle(0.1, ev.Left("held")) == []
+    assert core.handle(0.2, ev.Left("sent")) == [ev.Abort("sent", "a", "cancelled")]
+    assert sends(core.handle(core.next_wake, ev.Wake())) == [("held too", "a")]
+    assert core.handle(0.3, ev.Left("unknown")) == []
+
+
+def test_passes_keep_their_distance_and_their_fuel() -> None:
+    core = dispatcher(always(HOLD), fuel_per_wake=100, wake_interval_s=0.005)
+    fed(core, 0.0, beat(), *(arrival(str(number)) for number in range(40)))
+    before = core.stats()
+    core.handle(0.3, beat(number=2))
+    passes = []
+    while core.next_wake < 1.0:
+        passes.append(core.next_wake)
+        core.handle(core.next_wake, ev.Wake())
+    after = core.stats()
+    assert after.counters.holds - before.counters.holds == 40
+    assert len(passes) > 5
+    assert all(later - earlier >= 0.005 - 1e-12 for earlier, later in pairwise(passes))
+
+
+def test_a_busy_second_pauses_passes_but_not_arrivals() -> None:
+    core = dispatcher(
+        always(HOLD), fuel_per_second=200, fuel_per_wake=50, hold_max_s=100.0, suspect_after_s=100.0
+    )
+    fed(core, 0.0, beat(), *(arrival(str(number)) for number in range(40)))
+    core.handle(0.0, beat(number=2))
+    core.handle(0.0, ev.Wake())
+    assert core.stats().counters.holds == 40
+    assert core.next_wake > 0.1
+    core.handle(0.01, arrival("late"))
+    assert core.stats().counters.holds == 41
+
+
+def test_chance_depends_on_the_request_alone() -> None:
+    def draws(seed: int, names: list[str]) -> list[float]:
+        seen: list[float] = []
+
+        def route(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+            seen.append(ctx.random())
+            return Assign(0)
+
+        core = Dispatcher(
+            dispatcher()._settings, router="r1", policy=FakePolicy(route), seed=seed, compile=compiled
+        )
+        fed(core, 0.0, beat(), *(arrival(name) for name in names))
+        return seen
+
+    first = draws(1, ["a", "b", "c"])
+    assert first == draws(1, ["x", "y", "z"])
+    assert first != draws(2, ["a", "b", "c"])
+    assert len(set(first)) == 3
+
+
+def test_time_does_not_go_back() -> None:
+    core = dispatcher()
+    core.handle(1.0, beat())
+    with pytest.raises(ValueError, match=r"time went back from 1\.0 to 0\.5"):
+        core.handle(0.5, ev.Wake())
+
+
+def test_a_request_id_is_used_once_at_a_time() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat(), arrival("q"))
+    with pytest.raises(ValueError, match="request id 'q' is in use"):
+        core.handle(0.0, arrival("q"))
+    fed(core, 0.0, ev.Ended(request_id="q"))
+    assert sends(core.handle(0.0, arrival("q"))) == [("q", "a")]
+
+
+def test_silent_replicas_are_forgotten() -> None:
+    core = dispatcher(forget_after_s=60.0)
+    fed(core, 0.0, beat("a"), beat("b"))
+    fed(core, 100.0, beat("b", 2))
+    assert [info.name for info in core.fleet()] == ["b"]
+    fed(core, 100.0, beat("c"))
+    assert sends(fed(core, 100.1, arrival("1"), arrival("2"))) == [("1", "b"), ("2", "c")]
+
+
+def test_late_heartbeats_are_ignored() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a", 5, incarnation="new"))
+    fed(core, 0.1, beat("a", 4, state="draining", incarnation="new"))
+    assert [info.state for info in core.fleet()] == ["ready"]
+    fed(core, 0.2, beat("a", 1, incarnation="newer"), beat("a", 9, state="failed", incarnation="new"))
+    assert [info.state for info in core.fleet()] == ["ready"]
+
+
+def test_a_replica_may_come_back_with_another_model() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a", model="m"), beat("a", 1, incarnation="i2", model="other"))
+    assert core.handle(0.1, arrival("q", model="m")) == []
+    assert sends(core.handle(0.1, arrival("r", model="other"))) == [("r", "a")]
+
+
+def test_the_fallback_leaves_decode_replicas_alone() -> None:
+    core = dispatcher(FakePolicy(faulty))
+    fed(core, 0.0, beat("a", role="decode"), beat("b", queued_prefill_tokens=5000))
+    assert sends(core.handle(0.1, arrival())) == [("q", "b")]
