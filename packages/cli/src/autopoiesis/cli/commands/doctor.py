@@ -42,13 +42,20 @@ class Finding:
 
 def doctor(
     *,
-    attach: Annotated[list[str] | None, Parameter(help="Also check this OpenAI-compatible server; may repeat.")] = None,
+    attach: Annotated[
+        list[str] | None, Parameter(help="Also check this OpenAI-compatible server; may repeat.")
+    ] = None,
     common: Common = COMMON,
 ) -> int:
     """Check versions, binaries, ports, NATS, PostgreSQL, disk and attached servers. Exits 1 if something is wrong."""
     settings = common.settings(*SECTIONS)
     urls = [*(attach or ()), *(url for worker in settings[UpSettings].workers for url in worker.attach)]
-    findings = [*_machine(common), *_router_port(common, settings), _nats(common, settings), _database(common)]
+    findings = [
+        *_machine(common),
+        *_router_port(common, settings),
+        _nats(common, settings),
+        _database(common),
+    ]
     findings += [_attached(url) for url in urls]
     if common.json:
         print_json([asdict(finding) for finding in findings])
@@ -60,7 +67,9 @@ def doctor(
 
 def _machine(common: Common) -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("Python", sys.version_info >= (3, 11), version, "" if sys.version_info >= (3, 11) else "install 3.11+")
+    yield Finding(
+        "Python", sys.version_info >= (3, 11), version, "" if sys.version_info >= (3, 11) else "install 3.11+"
+    )
     packages = ", ".join(f"{name} {installed}" for name in VERSIONS if (installed := _installed(name)))
     yield Finding("packages", True, packages)
     yield _binary("nats-server binary", find_nats_server)
@@ -68,7 +77,12 @@ def _machine(common: Common) -> Iterator[Finding]:
     directory = common.data if common.data.exists() else common.data.absolute().parent
     free = shutil.disk_usage(directory).free
     enough = free >= MIN_FREE_BYTES
-    yield Finding("disk", enough, f"{free / 1e9:.1f} GB free", "" if enough else f"free space in {directory}, or use --data")
+    yield Finding(
+        "disk",
+        enough,
+        f"{free / 1e9:.1f} GB free",
+        "" if enough else f"free space in {directory}, or use --data",
+    )
 
 
 def _installed(name: str) -> str:
@@ -97,7 +111,12 @@ def _router_port(common: Common, settings: Settings) -> Iterator[Finding]:
         try:
             probe.bind((settings[RouterSettings].host, port))
         except OSError as error:
-            yield Finding("router port", False, f"{port}: {error.strerror}", "stop what listens there, or set router.port")
+            yield Finding(
+                "router port",
+                False,
+                f"{port}: {error.strerror}",
+                "stop what listens there, or set router.port",
+            )
         else:
             yield Finding("router port", True, f"{port} is free")
 
@@ -117,13 +136,17 @@ def _nats(common: Common, settings: Settings) -> Finding:
         return Finding("NATS", False, f"{url}: version {info['version']}", "use nats-server 2.11 or newer")
     if not info.get("jetstream"):
         return Finding("NATS", False, f"{url}: JetStream is off", "add `jetstream {}` to its configuration")
-    return Finding("NATS", True, f"{url}: {info['version']}, JetStream, payloads to {info['max_payload'] >> 20} MiB")
+    return Finding(
+        "NATS", True, f"{url}: {info['version']}, JetStream, payloads to {info['max_payload'] >> 20} MiB"
+    )
 
 
 def nats_info(url: str) -> dict[str, Any]:
     """What a NATS server says of itself on connecting. Raises OSError or ValueError."""
-    parts = urlsplit(url.split(",")[0])
-    with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or NATS_PORT), timeout=3.0) as connection:
+    parts = urlsplit(url.split(",", maxsplit=1)[0])
+    with socket.create_connection(
+        (parts.hostname or "127.0.0.1", parts.port or NATS_PORT), timeout=3.0
+    ) as connection:
         line = connection.makefile("rb").readline()
     if not line.startswith(b"INFO "):
         raise ValueError("this is not a NATS server")
@@ -156,8 +179,12 @@ def _attached(url: str) -> Finding:
         names = ", ".join(str(model["id"]) for model in answer.json()["data"])
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
-        hint = "set worker.api_key" if code in (401, 403) else "check that this is an OpenAI-compatible server"
+        hint = (
+            "set worker.api_key" if code in (401, 403) else "check that this is an OpenAI-compatible server"
+        )
         return Finding("attached server", False, f"{target}: HTTP {code}", hint)
     except (httpx.HTTPError, ValueError, KeyError) as error:
-        return Finding("attached server", False, f"{target}: {error}", "check the URL, and that the server has started")
+        return Finding(
+            "attached server", False, f"{target}: {error}", "check the URL, and that the server has started"
+        )
     return Finding("attached server", True, f"{url} serves {names}")

@@ -38,18 +38,37 @@ def list_(*, kind: Kind | None = None, limit: int = 30, common: Common = COMMON)
         rows = await operations.policies(store, kind=kind, limit=limit)
         active = {standing.policy.hash for standing in await operations.in_force(store)}
         known = [
-            {"hash": p.hash, "kind": p.kind, "origin": p.origin, "title": p.title, "created": p.created.strftime("%Y-%m-%d %H:%M:%S")}
+            {
+                "hash": p.hash,
+                "kind": p.kind,
+                "origin": p.origin,
+                "title": p.title,
+                "created": p.created.strftime("%Y-%m-%d %H:%M:%S"),
+            }
             for p in rows
         ]
         return known, active
 
     rows, active = _with_store(common, read)
-    shipped = [{"name": name, "kind": k} for k in ([kind] if kind else ["dispatch", "plan"]) for name in library.names(k)]
+    shipped = [
+        {"name": name, "kind": k}
+        for k in ([kind] if kind else ["dispatch", "plan"])
+        for name in library.names(k)
+    ]
     if common.json:
-        print_json({"policies": [{**row, "active": row["hash"] in active} for row in rows], "shipped": shipped})
+        print_json(
+            {"policies": [{**row, "active": row["hash"] in active} for row in rows], "shipped": shipped}
+        )
         return
     cells = [
-        ("*" if r["hash"] in active else "", r["hash"][:SHORT], r["kind"], r["origin"], r["created"], r["title"])
+        (
+            "*" if r["hash"] in active else "",
+            r["hash"][:SHORT],
+            r["kind"],
+            r["origin"],
+            r["created"],
+            r["title"],
+        )
         for r in rows
     ]
     console.print(table("policies", ("", "hash", "kind", "origin", "created", "idea"), cells))
@@ -64,12 +83,24 @@ def show(policy: str, *, common: Common = COMMON) -> None:
         return
     shown = _with_store(common, lambda store: operations.show(store, policy))
     row = shown.policy
-    facts = {"hash": row.hash, "kind": row.kind, "origin": row.origin, "parents": row.parents, "title": row.title}
+    facts = {
+        "hash": row.hash,
+        "kind": row.kind,
+        "origin": row.origin,
+        "parents": row.parents,
+        "title": row.title,
+    }
     _print_source(row.source, common, facts)
     if common.json:
         return
     cells = [
-        (e.verdict, f"{e.gain:+.1%}", f"{e.gain_low:+.1%} to {e.gain_high:+.1%}", e.snapshot[:SHORT], e.reason)
+        (
+            e.verdict,
+            f"{e.gain:+.1%}",
+            f"{e.gain_low:+.1%} to {e.gain_high:+.1%}",
+            e.snapshot[:SHORT],
+            e.reason,
+        )
         for e in shown.evaluations
     ]
     console.print(table("\nevaluations", ("verdict", "gain", "interval", "snapshot", "reason"), cells))
@@ -104,15 +135,21 @@ def verify(file: Path, *, kind: Kind = "dispatch", common: Common = COMMON) -> i
 
 
 @app.command
-def promote(policy: str, *, scope: str | None = None, kind: Kind = "dispatch", why: str = "", common: Common = COMMON) -> None:
+def promote(
+    policy: str, *, scope: str | None = None, kind: Kind = "dispatch", why: str = "", common: Common = COMMON
+) -> None:
     """Make POLICY (a hash's beginning) active, whatever the evaluator thinks."""
     target = scope or common.running().scope
-    message = _with_store(common, lambda store: operations.promote(store, target, kind, policy, why or "promote"))
+    message = _with_store(
+        common, lambda store: operations.promote(store, target, kind, policy, why or "promote")
+    )
     console.print(f"{message.hash[:SHORT]} is active for {target} as epoch {message.epoch}")
 
 
 @app.command
-def rollback(*, scope: str | None = None, kind: Kind = "dispatch", why: str = "by hand", common: Common = COMMON) -> None:
+def rollback(
+    *, scope: str | None = None, kind: Kind = "dispatch", why: str = "by hand", common: Common = COMMON
+) -> None:
     """Go back to the policy that was active before."""
     target = scope or common.running().scope
     message = _with_store(common, lambda store: operations.rollback(store, target, kind, why))
@@ -125,7 +162,9 @@ def pin(
     *,
     off: Annotated[bool, Parameter(help="Remove the pin.", negative=())] = False,
     url: Annotated[str | None, Parameter(help="Router; default the one that runs here.")] = None,
-    token: Annotated[str | None, Parameter(help="Admin token.", env_var="AUTOPOIESIS_ROUTER_ADMIN_TOKEN")] = None,
+    token: Annotated[
+        str | None, Parameter(help="Admin token.", env_var="AUTOPOIESIS_ROUTER_ADMIN_TOKEN")
+    ] = None,
     common: Common = COMMON,
 ) -> None:
     """Fix one router to POLICY until the pin is removed. Needs neither database nor control plane."""
@@ -149,7 +188,8 @@ def _read(file: Path) -> str:
     try:
         return file.read_text()
     except FileNotFoundError as error:
-        raise CommandError(f"{file} does not exist; shipped policies are {', '.join(library.names())}") from error
+        raise CommandError(
+            f"{file} does not exist; shipped policies are {', '.join(library.names())}"
+        ) from error
     except UnicodeDecodeError as error:
         raise CommandError(f"{file} is not UTF-8 text: {error}") from error
-

@@ -28,14 +28,18 @@ def setup(*, common: Common = COMMON) -> None:
     settings = common.settings(PasswordSettings)
     url = settings[DatabaseSettings].url
     if not url:
-        raise CommandError("database.url is not set: setup prepares an external PostgreSQL; `autopoiesis up` embeds one")
+        raise CommandError(
+            "database.url is not set: setup prepares an external PostgreSQL; `autopoiesis up` embeds one"
+        )
     passwords = settings[PasswordSettings]
 
     def password(role: str) -> str:
         name = role.removeprefix("autopoiesis_")
         value: str = getattr(passwords, name)
         if not value:
-            raise CommandError(f"database_passwords.{name} is not set (AUTOPOIESIS_DATABASE_PASSWORDS_{name.upper()})")
+            raise CommandError(
+                f"database_passwords.{name} is not set (AUTOPOIESIS_DATABASE_PASSWORDS_{name.upper()})"
+            )
         return value
 
     for role in asyncio.run(provision(url, password)):

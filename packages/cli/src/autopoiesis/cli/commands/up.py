@@ -16,8 +16,12 @@ DEFAULT_FLEET = "2xH100 + 4xL40S"
 
 def up(
     *,
-    attach: Annotated[list[str] | None, Parameter(help="URL of an OpenAI-compatible server to serve; may repeat.")] = None,
-    replicas: Annotated[str | None, Parameter(help=f"Simulated fleet, for instance '{DEFAULT_FLEET}'.")] = None,
+    attach: Annotated[
+        list[str] | None, Parameter(help="URL of an OpenAI-compatible server to serve; may repeat.")
+    ] = None,
+    replicas: Annotated[
+        str | None, Parameter(help=f"Simulated fleet, for instance '{DEFAULT_FLEET}'.")
+    ] = None,
     model: Annotated[str | None, Parameter(help="Model of the simulated fleet.")] = None,
     mode: Annotated[str | None, Parameter(help="off, advise or auto.")] = None,
     port: Annotated[int | None, Parameter(help="Port of the router; 0 takes a free one.")] = None,
@@ -41,7 +45,9 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     shape = Shape(workers=workers, control_plane=configured.control_plane, env=env, service_env=service_env)
-    installation = Installation(common.data, settings, shape, progress=lambda what: progress.print(f"starting {what}"))
+    installation = Installation(
+        common.data, settings, shape, progress=lambda what: progress.print(f"starting {what}")
+    )
     with installation:
         running = installation.start()
         if common.json:
@@ -49,7 +55,9 @@ def up(
         else:
             rows = [("router", running.router), ("observer", running.observer), ("nats", running.nats)]
             console.print(table("Autopoiesis is up", ("", ""), rows))
-            console.print(f"mode {running.mode}, scope {running.scope}; logs in {common.data}/logs; Ctrl-C stops everything")
+            console.print(
+                f"mode {running.mode}, scope {running.scope}; logs in {common.data}/logs; Ctrl-C stops everything"
+            )
         stop.wait()
         progress.print("stopping")
     return 0

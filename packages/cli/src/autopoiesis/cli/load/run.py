@@ -52,13 +52,14 @@ async def run_load(
     seed: int = 0,
     warmup_s: float = 0.0,
     stretch: tuple[float, float] | None = None,
+    stop: asyncio.Event | None = None,
 ) -> LoadResult:
     """Replay `trace` against the OpenAI-compatible server at `url`, streaming, and wait for every answer.
 
     `stretch` (start and end on the trace's clock, s) replays only that part of it; what is due in the first `warmup_s` of it
     is sent but not scored. `lengths`: `simulate` tells simulated engines the true output length in an engine extra that
     routers do not read; `pin` makes real engines keep to it (`max_tokens` and `ignore_eos`). `timeout` bounds each request
-    from its sending (s). Raises `ValueError` for a malformed `url` or an empty stretch; failures of requests are records.
+    from its sending (s). Once `stop` is set nothing more is sent. Raises `ValueError` for a malformed `url` or an empty stretch; failures of requests are records.
     """
     origin = Origin.parse(url)
     planned, window_s = plan(trace, stretch=stretch)
@@ -68,6 +69,7 @@ async def run_load(
         timeout=timeout,
         slots=asyncio.Semaphore(concurrency_limit) if concurrency_limit else None,
         warmup_s=warmup_s,
+        stop=stop or asyncio.Event(),
     )
     try:
         records = await run.all(planned, progress)
@@ -79,7 +81,7 @@ async def run_load(
         url=str(origin),
         model=model,
         objectives=classes,
-        window_s=max(0.0, window_s - warmup_s),
+        window_s=max(0.0, min(window_s, run.sent_for_s) - warmup_s),
         records=records,
     )
 
@@ -121,12 +123,16 @@ class _Run:
         timeout: float,
         slots: asyncio.Semaphore | None,
         warmup_s: float,
+        stop: asyncio.Event,
     ) -> None:
         self.client = client
         self._bodies = bodies
         self._timeout = timeout
         self._slots = slots
         self._warmup_s = warmup_s
+        self._stop = stop
+        self.sent_for_s = math.inf
+        """Seconds until `stop` was seen."""
         self._start = time.monotonic()
         self._records: list[Record] = []
         self._children: dict[int, list[Planned]] = {}
@@ -147,6 +153,9 @@ class _Run:
                 for item in planned:
                     if item.parent < 0:
                         await _sleep_until(self._start + item.due_s)
+                        if self._stop.is_set():
+                            self.sent_for_s = self._now
+                            break
                         requests.create_task(self._one(item, item.due_s, requests))
             if ticker is not None and progress is not None:
                 ticker.cancel()
@@ -172,7 +181,8 @@ class _Run:
 
     async def _follow_up(self, item: Planned, due_s: float, requests: asyncio.TaskGroup) -> None:
         await _sleep_until(self._start + due_s)
-        await self._one(item, due_s, requests)
+        if not self._stop.is_set():
+            await self._one(item, due_s, requests)
 
     async def _send(self, item: Planned, due_s: float) -> None:
         record = Record(

@@ -1,0 +1,1 @@
+"""The closed loop on one machine, measured at the client: serve, observe, write, prove, promote, swap, measure."""
