@@ -13,7 +13,8 @@ code, `autopoiesis.yaml`, `AUTOPOIESIS_<SECTION>_<KEY>` in the environment, a fl
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
@@ -115,12 +116,13 @@ SERVICE_SECTIONS = (
     "router",
     "planner",
     "worker",
-    "workers",
+    "up",
     "observer",
     "synthesizer",
     "evaluator",
     "llm",
     "demo",
+    "database_passwords",
 )
 """Sections of single services: known to the file though not to every process that reads it."""
 
@@ -172,11 +174,24 @@ class Settings:
             settings += found
             values = {setting.key.rpartition(".")[2]: setting.value for setting in found}
             resolved[section] = _build(section, values)
-        if flags:
-            raise SettingsError(
-                f"unknown setting {next(iter(flags))!r}{_nearest(next(iter(flags)), [s.key for s in settings])}"
-            )
+        keys = [setting.key for setting in settings]
+        for flag in flags:
+            raise SettingsError(f"unknown setting {flag!r}{_nearest(flag, keys)}")
+        _refuse_misspelt(env, wanted, keys)
         return cls(resolved, settings)
+
+    @classmethod
+    def load_or_exit(cls, *sections: type[Section], arguments: Sequence[str] | None = None) -> "Settings":
+        """`load` for a service's `__main__`: flags ``--config FILE`` and ``--<section>.<key>=VALUE``.
+
+        A SettingsError is printed, and the process exits with code 2.
+        """
+        try:
+            config, flags = _flags(sys.argv[1:] if arguments is None else arguments)
+            return cls.load(*sections, config=config, flags=flags)
+        except SettingsError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.exit(2)
 
     def __getitem__(self, section: type[S]) -> S:
         value = self._sections[section]
@@ -189,6 +204,33 @@ class Settings:
     def origin(self, key: str) -> str:
         """Where the value of a dotted key came from."""
         return self._settings[key].origin
+
+
+def _flags(arguments: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
+    flags: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            raise SettingsError(
+                f"unexpected argument {argument!r}: flags are --config FILE and --<section>.<key>=VALUE"
+            )
+        if not equals:
+            value = next(rest, "")
+        flags[name.removeprefix("--")] = value
+    config = flags.pop("config", None)
+    return (Path(config) if config else None), flags
+
+
+def _refuse_misspelt(env: Mapping[str, str], sections: Iterable[type[Section]], keys: Iterable[str]) -> None:
+    """A variable of one of our sections that nearly names a setting is a slip; others may be for another process."""
+    known = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in keys}
+    prefixes = tuple(f"{ENVIRONMENT}{section.prefix.upper()}_" for section in sections if section.prefix)
+    for name in env:
+        if name.startswith(prefixes) and name not in known:
+            near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.85)
+            if near:
+                raise SettingsError(f"environment variable {name} names no setting; did you mean {near[0]}?")
 
 
 class _Node:
@@ -227,7 +269,15 @@ def _document(config: Path | None, env: Mapping[str, str]) -> _Document:
 
 
 def _mapping(node: yaml.MappingNode) -> dict[str, _Node]:
-    return {key.value: _Node(value, key.start_mark.line + 1) for key, value in node.value}
+    found: dict[str, _Node] = {}
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.value in found:
+            raise SettingsError(
+                f"line {line}: {key.value} is given twice, first on line {found[key.value].line}"
+            )
+        found[key.value] = _Node(value, line)
+    return found
 
 
 def _plain(node: yaml.Node) -> Any:
@@ -283,6 +333,10 @@ def _resolve(
             node = tree[field.name]
             yield _convert(key, _plain(node.value), field.type, document.where(node.line))
         else:
+            if field.required:
+                raise SettingsError(
+                    f"{key} is required: set {key} in {FILE}, or {variable} in the environment"
+                )
             yield Setting(key, _default(field), "default")
 
 
@@ -298,7 +352,7 @@ def _parse(text: str, kind: Any) -> Any:
 def _default(field: msgspec.structs.FieldInfo) -> Any:
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
-    return None if field.default is msgspec.NODEFAULT else field.default
+    return field.default
 
 
 def _convert(key: str, value: Any, kind: Any, origin: str) -> Setting:

@@ -8,4 +8,4 @@ from autopoiesis.runtime.lifecycle import run_service
 from autopoiesis.runtime.settings import Settings
 
 if __name__ == "__main__":
-    run_service(partial(main, Settings.load(ObserverSettings)), name="observer")
+    run_service(partial(main, Settings.load_or_exit(ObserverSettings)), name="observer")

@@ -11,5 +11,5 @@ CLEAN_UP_S = 2 * FLUSH_S + 4.0
 """After the requests' own time: telemetry, connections, the bus."""
 
 if __name__ == "__main__":
-    settings = Settings.load(RouterSettings)
+    settings = Settings.load_or_exit(RouterSettings)
     run_service(partial(main, settings), name="router", grace=settings[RouterSettings].drain_s + CLEAN_UP_S)
