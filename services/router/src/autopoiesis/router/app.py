@@ -70,30 +70,35 @@ class Router:
 
 
 async def main(settings: Settings, service: Service) -> None:
-    """Serve until stopped, then drain. Raises OperatorError for settings that cannot be."""
-    own, bus_settings = settings[RouterSettings], settings[BusSettings]
-    instance = f"{slug(own.name)}-{secrets.token_hex(4)}"
+    """The process: telemetry around `serve`."""
+    instance = f"{slug(settings[RouterSettings].name)}-{secrets.token_hex(4)}"
     telemetry = configure("router", settings[TelemetrySettings], instance=instance)
     try:
-        bus = await Bus.connect(
-            bus_settings.url,
-            name=f"router {instance}",
-            user=bus_settings.user,
-            password=bus_settings.password,
-            credentials=bus_settings.credentials,
-            inbox_prefix=ROUTER_INBOX,
-            on_closed=lambda: service.fail("the connection to NATS closed for good"),
-        )
-        service.on_exit(bus.drain)
-        router = await assemble(settings, bus, telemetry, instance)
-        service.on_exit(router.transport.aclose)
-        await connect(router, bus, settings, service)
-        server = await service.serve(router.app, host=own.host, port=own.port)
-        service.ready(http=server.url, router=instance)
-        await service.until_stopped()
-        await drain(router, own.drain_s)
+        await serve(settings, service, telemetry, instance)
     finally:
         telemetry.shutdown()
+
+
+async def serve(settings: Settings, service: Service, telemetry: Telemetry, instance: str) -> None:
+    """Serve until stopped, then drain. `instance` is unique. Raises OperatorError for settings that cannot be."""
+    own, bus_settings = settings[RouterSettings], settings[BusSettings]
+    bus = await Bus.connect(
+        bus_settings.url,
+        name=f"router {instance}",
+        user=bus_settings.user,
+        password=bus_settings.password,
+        credentials=bus_settings.credentials,
+        inbox_prefix=ROUTER_INBOX,
+        on_closed=lambda: service.fail("the connection to NATS closed for good"),
+    )
+    service.on_exit(bus.drain)
+    router = await assemble(settings, bus, telemetry, instance)
+    service.on_exit(router.transport.aclose)
+    await connect(router, bus, settings, service)
+    server = await service.serve(router.app, host=own.host, port=own.port)
+    service.ready(http=server.url, router=instance)
+    await service.until_stopped()
+    await drain(router, own.drain_s)
 
 
 async def assemble(settings: Settings, bus: Bus, telemetry: Telemetry, instance: str) -> Router:
@@ -176,7 +181,12 @@ def dispatch_settings(own: RouterSettings) -> DispatchSettings:
 
 
 def _patience(own: RouterSettings) -> Patience:
-    return Patience(request_s=own.request_timeout_s, silence_s=own.silence_s, ping_s=own.ping_s)
+    return Patience(
+        request_s=own.request_timeout_s,
+        silence_s=own.silence_s,
+        ping_s=own.ping_s,
+        sweep_s=min(0.5, own.silence_s / 4.0, own.ping_s / 4.0),
+    )
 
 
 def _shipper(own: RouterSettings, bus: Bus, instance: str) -> Shipper:

@@ -23,6 +23,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PATHS: Final[dict[str, Endpoint]] = {"/v1/chat/completions": "chat", "/v1/completions": "completions"}
 
+_LINGER: Final = 8
+"""How many times the limit of a body is read, and thrown away, before the connection is closed on it."""
+
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -60,9 +63,10 @@ class Completions:
             self._serving.leave(flight)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        """The body. One that is too long is read on for a while: a client that still writes would not see the answer."""
         limit = self._admission.max_body_bytes
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
+            if name == b"content-length" and value.isdigit() and int(value) > _LINGER * limit:
                 raise TooLargeError(limit)
         pieces: list[bytes] = []
         size = 0
@@ -70,11 +74,14 @@ class Completions:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Disconnected
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            if size > limit:
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size <= limit:
+                pieces.append(piece)
+            more = message.get("more_body", False)
+            if size > limit and (not more or size > _LINGER * limit):
                 raise TooLargeError(limit)
-            if not message.get("more_body", False):
+            if not more:
                 return b"".join(pieces)
 
     async def _watch(self, receive: Receive, flight: Flight) -> None:
