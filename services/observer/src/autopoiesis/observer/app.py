@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 """Seconds between looks at drift, fleet and schedule."""
 PUBLISH_S = 30.0
+ACK_S = 5.0
+"""Seconds after which what a dead observer had not acknowledged comes again."""
 
 
 class Observer:
@@ -106,7 +108,7 @@ class Observer:
             ("observer-activations", (PROMOTED, ROLLED_BACK), self.events),
             ("observer-plans", (PLAN_CHANGED,), self.events),
         ):
-            await self.bus.consume(subjects, name, ingest.take, batch=256, manual_ack=True)
+            await self.bus.consume(subjects, name, ingest.take, batch=256, manual_ack=True, ack_wait=ACK_S)
 
     def loops(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """What runs for as long as the service does, with names."""

@@ -66,29 +66,23 @@ def fleet_between(
 ) -> tuple[list[Heartbeat], list[FleetChange]]:
     """(one heartbeat per replica at the start, what changed until the end) of the scope's model.
 
-    A replica heard of only after the start, with nothing known before, counts from its first word on.
+    Where nothing is known of the time before, the first heartbeats heard, even after the end, stand for the start.
     """
     at_start: dict[str, Heartbeat] = {}
-    changes: list[FleetChange] = []
+    later: list[FleetChange] = []
     for row in rows.to_pylist():
         beat: Heartbeat = decode(Heartbeat, row["heartbeat"].encode(), where="fleet segment")
-        if not _governs(scope, beat.model) or row["at_unix_s"] >= end_unix_s:
+        if not _governs(scope, beat.model):
             continue
         if row["at_unix_s"] <= start_unix_s:
             at_start[beat.replica] = beat
         else:
-            changes.append(FleetChange(at_s=row["at_unix_s"] - start_unix_s, heartbeat=beat))
+            later.append(FleetChange(at_s=row["at_unix_s"] - start_unix_s, heartbeat=beat))
+    if not at_start:
+        for change in later:
+            at_start.setdefault(change.heartbeat.replica, change.heartbeat)
     standing = [beat for _, beat in sorted(at_start.items()) if beat.state not in {"stopped", "failed"}]
-    if not standing:
-        standing, changes = _first_words(changes)
-    return standing, _real_changes(standing, changes)
-
-
-def _first_words(changes: Sequence[FleetChange]) -> tuple[list[Heartbeat], list[FleetChange]]:
-    """Where nothing is known of the time before: the first heartbeats stand for the start."""
-    first: dict[str, Heartbeat] = {}
-    rest = [c for c in changes if first.setdefault(c.heartbeat.replica, c.heartbeat) is not c.heartbeat]
-    return [beat for _, beat in sorted(first.items())], rest
+    return standing, _real_changes(standing, [c for c in later if c.at_s < end_unix_s - start_unix_s])
 
 
 def _real_changes(standing: Sequence[Heartbeat], changes: Sequence[FleetChange]) -> list[FleetChange]:

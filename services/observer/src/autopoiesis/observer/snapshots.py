@@ -127,7 +127,9 @@ class SnapshotMaker:
         async with self._sources.steps.lock:
             steps = await asyncio.to_thread(self._sources.steps.segments.between, start, end)
         async with self._sources.fleet.lock:
-            fleet = await asyncio.to_thread(self._sources.fleet.segments.between, start - 2 * KEYFRAME_S, end)
+            fleet = await asyncio.to_thread(
+                self._sources.fleet.segments.between, start - 2 * KEYFRAME_S, self._clock()
+            )
         scale, error = by_gpu(await asyncio.to_thread(calibrate, steps, self._observatory.fleet.current()))
         material = Material(
             scope, requests, fleet, self._objectives, scale, error, routers=self._observatory.routers(start)
