@@ -120,21 +120,29 @@ class Node:
             self._changed.clear()
             if self._desired is None:
                 continue
-            running = {name: served.spec for name, served in self.replicas.items()}
-            wanted = [ReplicaSpec.of(replica) for replica in self._desired.replicas]
-            step = next_step(wanted, running, self._retiring, self._gpus)
-            for name in step.retire:
-                self._retiring[name] = asyncio.create_task(
-                    self._retire(name, self._drain_s), name=f"retire {name}"
+            try:
+                await self._approach(self._desired)
+            except Exception:
+                log.exception(
+                    "node %s: approaching revision %d failed", self._place.node, self._desired.revision
                 )
-            for spec in step.start:
-                try:
-                    await self._serve(spec, planned=True)
-                except ValueError as error:
-                    log.error("node %s: replica %s cannot run: %s", self._place.node, spec.name, error)
-            if step.done:
-                for served in self.replicas.values():
-                    served.lease_epoch = self._desired.lease_epoch
+
+    async def _approach(self, desired: DesiredState) -> None:
+        """Do what can be done now; whatever ends sets `_changed` for the rest."""
+        running = {name: served.spec for name, served in self.replicas.items()}
+        wanted = [ReplicaSpec.of(replica) for replica in desired.replicas]
+        step = next_step(wanted, running, self._retiring, self._gpus)
+        for name in step.retire:
+            retire = self._retire(name, self._drain_s)
+            self._retiring[name] = asyncio.create_task(retire, name=f"retire {name}")
+        for spec in step.start:
+            try:
+                await self._serve(spec, planned=True)
+            except ValueError as error:
+                log.error("node %s: replica %s cannot run: %s", self._place.node, spec.name, error)
+        if step.done:
+            for served in self.replicas.values():
+                served.lease_epoch = desired.lease_epoch
 
     async def _tell_inventory(self) -> None:
         message = NodeInventory(

@@ -122,6 +122,8 @@ class ServedReplica:
             await self._engine.start()
         except EngineStartError as error:
             log.error("%s: %s", self.spec.name, error)
+        except Exception:
+            log.exception("%s: the engine failed to start", self.spec.name)
         else:
             log.info("%s: ready", self.spec.name)
 
@@ -176,8 +178,11 @@ class ServedReplica:
     async def _heartbeats(self) -> None:
         while True:
             self._engine.changed.clear()
-            await self._announce()
-            await self._ship_steps()
+            try:
+                await self._announce()
+                await self._ship_steps()
+            except Exception:
+                log.exception("%s: a heartbeat failed", self.spec.name)
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._engine.changed.wait()
