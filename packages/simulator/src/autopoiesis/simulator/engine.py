@@ -67,8 +67,7 @@ class Emission(NamedTuple):
     finished: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaStats:
+class ReplicaStats(NamedTuple):
     """What an engine would report at one moment. `queued_prefill_tokens` counts prompt tokens not computed yet."""
 
     running: int

@@ -33,6 +33,9 @@ GAP_BINS_PER_E: Final = 50
 """Inter-token gaps are counted in logarithmic bins, this many per factor e (2 % wide)."""
 
 
+_new = tuple.__new__  # a third of the time that the named tuple's own constructor takes
+
+
 class _Sequence:
     """A job in the engine.
 
@@ -61,7 +64,7 @@ class _Sequence:
         self.emitted = 0
         self.base = 0
         self.finish_step = 0
-        self.queued = False
+        self.queued = True
         self.cancelled = False
 
 
@@ -118,22 +121,32 @@ class Replica:
         self._growth = 0.0
         self._end = math.inf
         self._step_time = 0.0
+        self._longest = self._blocks * self._pages + 1
+        self._per_kv_token = step_time.per_kv_token
+        self._decode_fixed = [step_time.fixed(n, n) for n in range(config.max_running + 1)]
 
     # --- the caller's side ---
 
     def submit(self, now: float, job: Job) -> None:
         """Queue a job; it joins at the next step. Raises `ValueError` where it is impossible or its id is in use."""
-        check(job, self.config)
-        if job.id in self._sequences:
-            raise ValueError(f"job {job.id!r} is already here")
-        self._settle(now)
-        self._orders += 1
-        sequence = _Sequence(job, self._orders)
-        self._sequences[job.id] = sequence
+        job_id, prompt, output = job.id, job.prompt_tokens, job.output_tokens
+        if prompt < 1 or output < 1 or prompt + output > self._longest:
+            check(job, self.config)
+        if job_id in self._sequences:
+            raise ValueError(f"job {job_id!r} is already here")
+        if self._end < now:
+            self._settle(now)
+        self._orders = order = self._orders + 1
+        self._sequences[job_id] = sequence = _Sequence(job, order)
         self._enqueue(sequence)
         if not self._run:
             self._end = now
-        elif self._run > 1 and self._may_admit(sequence):
+        elif (
+            self._run > 1
+            and not self._chunks
+            and self._waiting[0][2] is sequence
+            and len(self._decoding) < self.config.max_running
+        ):
             self._interrupt(now)
 
     def cancel(self, now: float, job_id: RequestId) -> bool:
@@ -215,102 +228,142 @@ class Replica:
         while self._end < now:
             self._boundary()
 
-    def _may_admit(self, sequence: _Sequence) -> bool:
-        """A new job could join the next step: it is first, and neither the batch nor the token budget is used up."""
-        return (
-            not self._chunks
-            and self._waiting[0][2] is sequence
-            and len(self._decoding) < self.config.max_running
-        )
-
     def _interrupt(self, now: float) -> None:
-        """Let the run end with the step that is in progress at `now`."""
-        steps = min(self._run, max(1, self._steps_before(now, up=True)))
-        self._run = steps
-        self._end = self._start + steps * self._first + self._growth * (steps * (steps - 1) // 2)
+        """Let the run end with the step that is in progress at `now`: the batch may change then."""
+        elapsed, first, growth = now - self._start, self._first, self._growth
+        steps = 1
+        if elapsed > first:
+            slope = first - 0.5 * growth
+            steps = math.ceil(2 * elapsed / (slope + math.sqrt(slope * slope + 2 * growth * elapsed)))
+            if (steps - 1) * (first + 0.5 * growth * (steps - 2)) >= elapsed:
+                steps -= 1
+            elif steps * (first + 0.5 * growth * (steps - 1)) < elapsed:
+                steps += 1
+        if steps < self._run:
+            self._run = steps
+            self._end = self._start + steps * (first + 0.5 * growth * (steps - 1))
 
-    def _steps_before(self, now: float, *, up: bool = False) -> int:
-        """Steps of the run that are complete at `now`; with `up`, the one in progress too."""
-        elapsed = now - self._start
-        if not self._run or elapsed <= 0:
+    def _steps_before(self, now: float) -> int:
+        """Steps of the run that are complete at `now`."""
+        elapsed, first, growth = now - self._start, self._first, self._growth
+        if not self._run or elapsed < first:
             return 0
-        first, growth = self._first, self._growth
         slope = first - 0.5 * growth
         steps = int(2 * elapsed / (slope + math.sqrt(slope * slope + 2 * growth * elapsed)))
-        while steps > 0 and steps * first + growth * (steps * (steps - 1) // 2) > elapsed:
+        if steps * (first + 0.5 * growth * (steps - 1)) > elapsed:
             steps -= 1
-        while (steps + 1) * first + growth * ((steps + 1) * steps // 2) <= elapsed:
-            steps += 1
-        if up and steps * first + growth * (steps * (steps - 1) // 2) < elapsed:
+        elif (steps + 1) * (first + 0.5 * growth * steps) <= elapsed:
             steps += 1
         return min(steps, self._run)
 
     def _boundary(self) -> None:
+        now = self._end
         if self._run:
-            self._complete()
-        self._begin(self._end)
+            self._complete(now)
+        if self._waiting or self._partial is not None or not self._decode(now):
+            self._begin(now)
 
-    def _complete(self) -> None:
-        run, now, decoding = self._run, self._end, len(self._decoding)
-        self._count_run(run, now - self._start, decoding)
-        held = self._context + run * decoding
-        if self._cache is not None:
-            used = self._blocks_in_use(run)
-            self._cache.shrink(self._blocks - used)
-            held = used * self._pages
-        self.steps += run
-        self._context += run * decoding
+    def _complete(self, now: float) -> None:
+        """The run is over: count it, free what was cancelled, let tokens out."""
+        run, heap, chunks = self._run, self._decoding, self._chunks
+        decoding = len(heap)
+        elapsed = now - self._start
+        self.busy_s += elapsed
+        self._step_time = step_time = elapsed / run
         self._run = 0
-        chunks, self._chunks = self._chunks, []
-        for sequence, chunk in chunks:
-            sequence.computed += run * chunk
-            if self._cache is None:
-                held += sequence.computed
-            else:
-                self._share(sequence, sequence.computed)
-        self.kv_peak_tokens = max(self.kv_peak_tokens, held)
-        for sequence in self._cancelled:
-            self._remove(sequence)
-        self._cancelled.clear()
-        self._partial = None
-        for sequence, _ in chunks:
-            if sequence.cancelled:
-                continue
-            if sequence.computed < sequence.target:
-                self._partial = sequence
-            else:
-                self._prefilled(sequence, now)
-        steps, heap = self.steps, self._decoding
+        self.steps = steps = self.steps + run
+        if decoding:
+            made = run * decoding
+            context = self._context
+            self.kv_tokens_read += run * context + (made * (run + 1) >> 1)
+            self._context = context = context + made
+            self.kv_peak_tokens = max(self.kv_peak_tokens, context)
+            self.layer_tokens += made
+            gap = int(GAP_BINS_PER_E * math.log(step_time))
+            gaps = self.gaps
+            gaps[gap] = gaps.get(gap, 0) + made
+        if chunks or self._cache is not None:
+            self._compute(chunks, run)
+        if self._cancelled:
+            for sequence in self._cancelled:
+                self._remove(sequence)
+            self._cancelled.clear()
+        if chunks:
+            self._chunks = []
+            self._partial = None
+            for sequence, _ in chunks:
+                if sequence.computed < sequence.target:
+                    self._partial = None if sequence.cancelled else sequence
+                elif not sequence.cancelled:
+                    self._prefilled(sequence, now)
         while heap and heap[0][0] == steps:
             self._finish(heappop(heap)[2], now)
 
-    def _count_run(self, run: int, elapsed: float, decoding: int) -> None:
-        self.busy_s += elapsed
-        self._step_time = elapsed / run
-        tokens = run * decoding
-        for _, chunk in self._chunks:
+    def _compute(self, chunks: list[tuple[_Sequence, int]], run: int) -> None:
+        """Prompt chunks are in the KV cache now, and what they displaced is not."""
+        held = self._context
+        for sequence, chunk in chunks:
+            sequence.computed += run * chunk
             self.layer_tokens += run * chunk
-        if tokens:
-            self.layer_tokens += tokens
-            self.kv_tokens_read += run * (self._context + decoding) + decoding * (run * (run - 1) // 2)
-            gap = int(GAP_BINS_PER_E * math.log(self._step_time))
-            self.gaps[gap] = self.gaps.get(gap, 0) + tokens
+            held += sequence.computed
+        if self._cache is not None:
+            used = (
+                self._decode_pages(0)
+                + sum(self._private_pages(s, 0) for s, _ in chunks)
+                + self._cache.held_blocks
+            )
+            self._cache.shrink(self._blocks - used)
+            held = used * self._pages
+            for sequence, _ in chunks:
+                self._share(sequence, sequence.computed)
+        self.kv_peak_tokens = max(self.kv_peak_tokens, held)
+
+    def _decode(self, now: float) -> bool:
+        """Start a run without prompts, until the first sequence ends; false where KV may run out before."""
+        heap = self._decoding
+        decoding = len(heap)
+        if not decoding:
+            self._end = math.inf
+            return True
+        run = heap[0][0] - self.steps
+        context = self._context
+        bound = (context + run * decoding) // self._pages + decoding
+        if self._cache is not None:
+            bound += self._cache.held_blocks
+        if bound > self._blocks:
+            return False
+        per_kv_token = self._per_kv_token
+        self._launch(
+            now,
+            run,
+            (context + decoding) * per_kv_token + self._decode_fixed[decoding],
+            decoding * per_kv_token,
+        )
+        return True
+
+    def _launch(self, now: float, run: int, first: float, growth: float) -> None:
+        if self._perturb is not None:
+            factor = self._perturb()
+            first *= factor
+            growth *= factor
+        self._start = now
+        self._run = run
+        self._first = first
+        self._growth = growth
+        self._end = now + run * (first + 0.5 * growth * (run - 1))
 
     def _begin(self, now: float) -> None:
         """Choose the next batch and how many steps it stays the same."""
-        decoding, budget = len(self._decoding), self.config.max_batched_tokens
-        partial = self._partial
-        used = self._pages_bound(partial)
-        preempted = False
+        partial, preempted = self._partial, False
+        chunk = self._chunk(partial)
+        used = self._pages_bound(partial, chunk)
         if used > self._blocks or self._cache is not None:
             preempted = self._make_room(now)
-            decoding, partial = len(self._decoding), self._partial
-            used = self._blocks_in_use(1, partial, self._chunk(partial))
-        chunk = self._chunk(partial)
-        budget -= decoding + chunk
-        chunks: list[tuple[_Sequence, int]] = []
-        if partial is not None:
-            chunks.append((partial, chunk))
+            partial = self._partial
+            chunk = self._chunk(partial)
+            used = self._blocks_in_use(1, partial, chunk)
+        budget = self.config.max_batched_tokens - len(self._decoding) - chunk
+        chunks: list[tuple[_Sequence, int]] = [] if partial is None else [(partial, chunk)]
         if self._cache is not None:
             self._cache.shrink(self._blocks - used)
             if partial is not None:
@@ -319,9 +372,8 @@ class Replica:
         if self._waiting and budget > 0 and not preempted:
             self._admit(chunks, budget, used)
         self._chunks = chunks
-        self._start = now
-        if decoding or chunks:
-            self._time_run(chunks, once=preempted or self._head_may_shrink())
+        if self._decoding or chunks:
+            self._mix(now, chunks, once=preempted or self._head_may_shrink())
         else:
             self._end = math.inf
 
@@ -330,12 +382,12 @@ class Replica:
             return 0
         return min(partial.target - partial.computed, self.config.max_batched_tokens - len(self._decoding))
 
-    def _time_run(self, chunks: list[tuple[_Sequence, int]], *, once: bool) -> None:
+    def _mix(self, now: float, chunks: list[tuple[_Sequence, int]], *, once: bool) -> None:
+        """Start a run of prompt chunks beside the decoding sequences."""
         model, decoding = self.step_time, len(self._decoding)
         tokens = sampled = decoding
-        kv = self._context + decoding
-        first = kv * model.per_kv_token
-        growth = decoding * model.per_kv_token
+        first = (self._context + decoding) * self._per_kv_token
+        growth = decoding * self._per_kv_token
         run = self._decoding[0][0] - self.steps if decoding else 1 << 60
         for sequence, chunk in chunks:
             tokens += chunk
@@ -347,27 +399,20 @@ class Replica:
             elif chunk:
                 run = min(run, (left - 1) // chunk)
                 growth += chunk * model.per_prefix_token(chunk)
-                if self._cache is not None and self._meets_cached(sequence, chunk):
-                    run = 1
-        if once or len(chunks) > 1:
+        if (
+            once
+            or len(chunks) > 1
+            or (run > 1 and self._cache is not None and chunks and self._meets_cached(chunks[0][0]))
+        ):
             run = 1
         if run > 1:
             run = self._fitting(run, chunks)
-        first += model.fixed(tokens, sampled)
-        if self._perturb is not None:
-            factor = self._perturb()
-            first *= factor
-            growth *= factor
-        self._run = run
-        self._first = first
-        self._growth = growth
-        self._end = self._start + run * first + growth * (run * (run - 1) // 2)
+        self._launch(now, run, first + model.fixed(tokens, sampled), growth)
 
     # --- admission, preemption, ends ---
 
     def _enqueue(self, sequence: _Sequence) -> None:
         heappush(self._waiting, (sequence.job.priority, sequence.order, sequence))
-        sequence.queued = True
         self._waiting_count += 1
         self._waiting_tokens += sequence.target
 
@@ -428,36 +473,43 @@ class Replica:
 
     def _prefilled(self, sequence: _Sequence, now: float) -> None:
         """The prompt (or, after preemption, all that was known) is computed: one token comes out."""
-        job = sequence.job
+        job, pages = sequence.job, self._pages
         generated = sequence.target - job.prompt_tokens + 1
         private = sequence.target - sequence.held * self.config.prefix_block_tokens
-        if generated == job.output_tokens:
-            self._free(sequence, -(-private // self._pages))
-            self._emit(sequence, job.output_tokens, now)
+        left = job.output_tokens - generated
+        if not left:
+            self._free(sequence, -(-private // pages))
+            self._emit(sequence, generated, now)
             return
         if not sequence.emitted:
             self._emit(sequence, 1, now)
-        sequence.finish_step = self.steps + job.output_tokens - generated
-        sequence.base = private - self.steps
-        heappush(self._decoding, (sequence.finish_step, sequence.order, sequence))
+        steps = self.steps
+        sequence.finish_step = finish = steps + left
+        sequence.base = base = private - steps
+        heappush(self._decoding, (finish, sequence.order, sequence))
         self._context += sequence.target
-        self._residues[sequence.base % self._pages] += 1
-        self._whole_pages += sequence.base // self._pages
+        self._residues[base % pages] += 1
+        self._whole_pages += base // pages
 
     def _finish(self, sequence: _Sequence, now: float) -> None:
         """Its last token comes out (already off the heap)."""
-        self._leave_batch(sequence)
-        context = sequence.job.prompt_tokens + sequence.job.output_tokens - 1
-        self._share(sequence, context)
-        private = context - sequence.held * self.config.prefix_block_tokens
-        self._free(sequence, -(-private // self._pages))
-        self._emit(sequence, sequence.job.output_tokens, now)
+        job, base, pages = sequence.job, sequence.base, self._pages
+        context = job.prompt_tokens + job.output_tokens - 1
+        self._context -= context
+        self._residues[base % pages] -= 1
+        self._whole_pages -= base // pages
+        if self._cache is not None:
+            self._share(sequence, context)
+            private = context - sequence.held * self.config.prefix_block_tokens
+            self._free(sequence, -(-private // pages))
+        self._emit(sequence, job.output_tokens, now)
 
     def _emit(self, sequence: _Sequence, produced: int, now: float) -> None:
         job = sequence.job
         finished = produced == job.output_tokens
-        self._out.append(Emission(job.id, now, produced - sequence.emitted, finished))
-        self.tokens_out += produced - sequence.emitted
+        tokens = produced - sequence.emitted
+        self._out.append(_new(Emission, (job.id, now, tokens, finished)))
+        self.tokens_out += tokens
         sequence.emitted = produced
         if finished:
             del self._sequences[job.id]
@@ -504,18 +556,19 @@ class Replica:
                 self._emit(victim, produced, now)
             victim.target = victim.job.prompt_tokens + produced
             victim.computed = 0
+            victim.queued = True
             self._enqueue(victim)
             self.preemptions += 1
             preempted = True
 
     # --- KV pages ---
 
-    def _pages_bound(self, partial: _Sequence | None) -> int:
+    def _pages_bound(self, partial: _Sequence | None, chunk: int) -> int:
         """Upper bound of pages after the next step, without looking at each sequence (no prefix cache)."""
         decoding = len(self._decoding)
         used = (self._context + decoding) // self._pages + decoding
         if partial is not None:
-            used += -(-(partial.computed + self._chunk(partial)) // self._pages)
+            used += -(-(partial.computed + chunk) // self._pages)
         return used
 
     def _decode_pages(self, steps: int) -> int:
@@ -569,7 +622,7 @@ class Replica:
             self._cache.hold(block)
         sequence.held = max(sequence.held, full)
 
-    def _meets_cached(self, sequence: _Sequence, chunk: int) -> bool:
+    def _meets_cached(self, sequence: _Sequence) -> bool:
         """Some block that this prefill will compute is cached already: step by step then, adopting it changes the room."""
         cache = self._cache
         return cache is not None and any(
