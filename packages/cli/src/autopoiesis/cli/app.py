@@ -8,8 +8,10 @@ from cyclopts import App
 
 from autopoiesis.cli.commands import config, demo, doctor, load, mode, policy, setup, status, up
 from autopoiesis.cli.output import CommandError
+from autopoiesis.policy.language import PolicyError
 from autopoiesis.runtime.embedded import ChildFailedError, DataDirectoryInUseError
 from autopoiesis.runtime.settings import SettingsError
+from autopoiesis.simulator.workload import TraceError
 from autopoiesis.store import StoreError
 
 app = App(
@@ -30,6 +32,8 @@ app.command(setup.setup)
 EXPECTED = (
     CommandError,
     SettingsError,
+    PolicyError,
+    TraceError,
     StoreError,
     ChildFailedError,
     DataDirectoryInUseError,

@@ -11,8 +11,10 @@ from rich.syntax import Syntax
 
 from autopoiesis.cli.context import COMMON, Common
 from autopoiesis.cli.output import CommandError, console, print_json, table
+from autopoiesis.contracts.messages.policy import Activation, Origin
 from autopoiesis.policy import library
-from autopoiesis.policy.api import Kind
+from autopoiesis.policy.api import API_VERSION, KINDS, Kind
+from autopoiesis.policy.language import compile_policy
 from autopoiesis.policy.language import verify as verify_source
 from autopoiesis.store import Store, operations
 
@@ -20,6 +22,8 @@ app = App(help="List, read, compare, verify, activate and pin policies.")
 
 T = TypeVar("T")
 SHORT = 12
+SHIPPED = {name: kind for kind in KINDS for name in library.names(kind)}
+"""Name of every shipped policy to its kind."""
 
 
 def _with_store(common: Common, act: Callable[[Store], Awaitable[T]]) -> T:
@@ -50,11 +54,7 @@ def list_(*, kind: Kind | None = None, limit: int = 30, common: Common = COMMON)
         return known, active
 
     rows, active = _with_store(common, read)
-    shipped = [
-        {"name": name, "kind": k}
-        for k in ([kind] if kind else ["dispatch", "plan"])
-        for name in library.names(k)
-    ]
+    shipped = [{"name": name, "kind": its} for name, its in SHIPPED.items() if kind in (None, its)]
     if common.json:
         print_json(
             {"policies": [{**row, "active": row["hash"] in active} for row in rows], "shipped": shipped}
@@ -78,7 +78,7 @@ def list_(*, kind: Kind | None = None, limit: int = 30, common: Common = COMMON)
 @app.command
 def show(policy: str, *, common: Common = COMMON) -> None:
     """Source, lineage and evaluations of POLICY (a hash's beginning, or a shipped name)."""
-    if policy in library.names():
+    if policy in SHIPPED:
         _print_source(library.source(policy), common, {"name": policy, "origin": "library"})
         return
     shown = _with_store(common, lambda store: operations.show(store, policy))
@@ -128,9 +128,9 @@ def verify(file: Path, *, kind: Kind = "dispatch", common: Common = COMMON) -> i
     """Check FILE against the policy language. Exits 1 with every problem: line, column, rule, what to write instead."""
     report = verify_source(_read(file), kind)
     if common.json:
-        print_json(report.to_dict())
+        print_json(report.to_json())
     else:
-        console.print(report.text(str(file)), markup=False, highlight=False)
+        console.print(f"{file}: {report.text()}", markup=False, highlight=False)
     return 0 if report.ok else 1
 
 
@@ -138,11 +138,16 @@ def verify(file: Path, *, kind: Kind = "dispatch", common: Common = COMMON) -> i
 def promote(
     policy: str, *, scope: str | None = None, kind: Kind = "dispatch", why: str = "", common: Common = COMMON
 ) -> None:
-    """Make POLICY (a hash's beginning) active, whatever the evaluator thinks."""
+    """Make POLICY (a hash's beginning, a shipped name or a file) active, whatever the evaluator thinks."""
     target = scope or common.running().scope
-    message = _with_store(
-        common, lambda store: operations.promote(store, target, kind, policy, why or "promote")
-    )
+
+    given = _source(policy)
+
+    async def act(store: Store) -> Activation:
+        prefix = policy if given is None else await _known(store, given, kind)
+        return await operations.promote(store, target, kind, prefix, why or "promote")
+
+    message = _with_store(common, act)
     console.print(f"{message.hash[:SHORT]} is active for {target} as epoch {message.epoch}")
 
 
@@ -175,7 +180,7 @@ def pin(
             answer = client.delete(endpoint)
         elif policy is None:
             raise CommandError("name a policy file or a shipped policy to pin, or --off to remove the pin")
-        elif policy in library.names():
+        elif policy in SHIPPED:
             answer = client.put(endpoint, json={"library": policy})
         else:
             answer = client.put(endpoint, json={"source": _read(Path(policy))})
@@ -184,12 +189,34 @@ def pin(
     console.print("the pin is removed" if off else f"pinned: {policy}")
 
 
+def _source(policy: str) -> tuple[str, Origin] | None:
+    """The text of a shipped policy or of a file; None for anything else, which is then a hash."""
+    if policy in SHIPPED:
+        return library.source(policy), "library"
+    file = Path(policy)
+    return (_read(file), "operator") if file.is_file() else None
+
+
+async def _known(store: Store, given: tuple[str, Origin], kind: Kind) -> str:
+    """Put a source into the store; returns its hash."""
+    source, origin = given
+    compiled = compile_policy(source, kind)
+    async with store.begin() as unit:
+        await unit.policies.add(
+            hash=compiled.hash,
+            kind=kind,
+            api=API_VERSION,
+            source=compiled.source,
+            origin=origin,
+            title=compiled.title,
+        )
+    return compiled.hash
+
+
 def _read(file: Path) -> str:
     try:
         return file.read_text()
     except FileNotFoundError as error:
-        raise CommandError(
-            f"{file} does not exist; shipped policies are {', '.join(library.names())}"
-        ) from error
+        raise CommandError(f"{file} does not exist; shipped policies are {', '.join(SHIPPED)}") from error
     except UnicodeDecodeError as error:
         raise CommandError(f"{file} is not UTF-8 text: {error}") from error
