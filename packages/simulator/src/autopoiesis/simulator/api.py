@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
 from autopoiesis.policy import library
@@ -22,7 +22,7 @@ from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import Clients, WorldSettings
 from autopoiesis.simulator.requests.world import World
 from autopoiesis.simulator.workload import Trace, load_trace, scale_load
-from autopoiesis.simulator.workload.snapshot import InFlight, Snapshot
+from autopoiesis.simulator.workload.window import InFlight, SnapshotInfo
 
 __all__ = [
     "SLO",
@@ -51,6 +51,16 @@ class SLO:
     ttft_s: float | None = None
     tpot_s: float | None = None
     priority: int = 0
+
+
+class Recorded(Protocol):
+    """A window of real traffic: a `Snapshot`, or the `Window` made of one."""
+
+    @property
+    def info(self) -> SnapshotInfo: ...
+
+    @property
+    def trace(self) -> Trace: ...
 
 
 Goals = SLO | Mapping[str, SLO] | Objectives | None
@@ -138,7 +148,7 @@ def evaluate_many(
 
 def evaluate_snapshot(
     policy: str,
-    snapshot: Snapshot,
+    snapshot: Recorded,
     loads: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0,),
     *,

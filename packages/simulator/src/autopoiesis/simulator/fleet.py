@@ -13,7 +13,7 @@ from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.steptime import AffineSteps, Steps, StepTime, kv_capacity_tokens
-from autopoiesis.simulator.workload.snapshot import SnapshotInfo
+from autopoiesis.simulator.workload.window import SnapshotInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,26 +12,29 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.ma  # NumPy would load these two at first use, when the jail can open no file any more
+import numpy.random
 
 from autopoiesis.simulator.api import evaluate_snapshot
 from autopoiesis.simulator.report import Run
 from autopoiesis.simulator.requests.outcome import FINISHED, OUTCOMES, REJECTED
 from autopoiesis.simulator.requests.settings import WorldSettings
-from autopoiesis.simulator.workload.snapshot import read_snapshot
+from autopoiesis.simulator.workload.window import unpack
 
 
 class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
-    """Replay one policy on one snapshot."""
+    """Replay one policy on one window."""
 
     policy: str
     """Source text, linked, or a library name."""
-    snapshot: bytes
+    window: bytes
+    """A packed `Window`: Parquet stays outside, its library starts threads and the jail forks."""
     loads: tuple[float, ...] = (1.0,)
     """Multiples of the recorded load."""
     seeds: tuple[int, ...] = (0,)
     fuel: int | None = None
     routers: int | None = None
-    """None: as many as the snapshot says."""
+    """None: as many as the window says."""
     step_noise: float = 0.0
 
 
@@ -82,11 +85,11 @@ def run(payload: bytes) -> bytes:
     """`ReplayJob` to `ReplayResult`, both MessagePack. Raises what `evaluate_snapshot` raises."""
     job = msgspec.msgpack.decode(payload, type=ReplayJob)
     settings = WorldSettings(step_noise=job.step_noise)
-    snapshot = read_snapshot(job.snapshot)
+    window = unpack(job.window)
     if job.routers is not None:
-        snapshot = replace(snapshot, info=msgspec.structs.replace(snapshot.info, routers=job.routers))
-    report = evaluate_snapshot(job.policy, snapshot, job.loads, job.seeds, fuel=job.fuel, settings=settings)
-    cells = tuple(_cell(found, snapshot.info.scored_from_s) for found in report.runs)
+        window = replace(window, info=msgspec.structs.replace(window.info, routers=job.routers))
+    report = evaluate_snapshot(job.policy, window, job.loads, job.seeds, fuel=job.fuel, settings=settings)
+    cells = tuple(_cell(found, window.info.scored_from_s) for found in report.runs)
     return msgspec.msgpack.encode(ReplayResult(policy=report.policy, outcomes=OUTCOMES, cells=cells))
 
 

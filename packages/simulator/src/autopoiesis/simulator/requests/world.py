@@ -38,7 +38,7 @@ from autopoiesis.simulator.requests.outcome import (
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import WorldSettings
 from autopoiesis.simulator.steptime import StepTime
-from autopoiesis.simulator.workload.snapshot import InFlight
+from autopoiesis.simulator.workload.window import InFlight
 
 _REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CHANGE = range(6)
 _REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}

@@ -19,10 +19,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.messages.telemetry import RequestRecord
-from autopoiesis.contracts.slo import STANDARD, Objectives
 from autopoiesis.simulator.workload.trace import Trace, TraceError
+from autopoiesis.simulator.workload.window import FleetChange, InFlight, SnapshotInfo, Window
+
+__all__ = [
+    "SCHEMA",
+    "FleetChange",
+    "InFlight",
+    "Snapshot",
+    "SnapshotInfo",
+    "read_snapshot",
+    "records_to_table",
+    "write_snapshot",
+]
 
 KEY: Final = b"autopoiesis"
 
@@ -65,47 +75,6 @@ SCHEMA: Final = pa.schema(_FIELDS)
 """`RequestRecord` as columns."""
 
 
-class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica joined, left or changed state; `heartbeat` is how it was from then on."""
-
-    at_s: float
-    """Seconds from the snapshot's start."""
-    heartbeat: Heartbeat
-
-
-class InFlight(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that a replica was working on when the window began."""
-
-    replica: str
-    prompt_tokens: int
-    produced_tokens: int
-    output_tokens: int
-    """All it was to produce, as far as known."""
-
-
-class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rows alone do not say. Seconds are from `start_unix_s` unless they are Unix times."""
-
-    scope: str
-    start_unix_s: float
-    end_unix_s: float
-    scored_from_s: float = 0.0
-    """Arrivals before this warm the simulation up and are not scored."""
-    objectives: Objectives = STANDARD
-    fleet: tuple[Heartbeat, ...] = ()
-    """One per replica, at the start."""
-    changes: tuple[FleetChange, ...] = ()
-    in_flight: tuple[InFlight, ...] = ()
-    step_scale: dict[str, float] = {}
-    """Per GPU type: measured over modelled step time, from step telemetry; 1 where nothing was measured."""
-    step_error: float | None = None
-    """Relative error of modelled step times after that, where measured."""
-    routers: int = 1
-    block_tokens: int = 256
-    """Estimated tokens behind each block hash."""
-    version: int = 1
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """A blob, read."""
@@ -114,6 +83,11 @@ class Snapshot:
     """SHA-256 of the bytes."""
     info: SnapshotInfo
     table: pa.Table
+
+    @property
+    def window(self) -> Window:
+        """Without Parquet, to be packed for the jail."""
+        return Window(self.info, self.trace)
 
     @cached_property
     def trace(self) -> Trace:

@@ -1,0 +1,123 @@
+"""A window of real traffic, ready to be replayed: its arrivals, and what they alone do not say.
+
+Free of Parquet, whose library starts threads: this is the form in which a window goes into the jail (`pack`, `unpack`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.slo import STANDARD, Objectives
+from autopoiesis.simulator.workload.trace import Trace
+
+_COLUMNS: Final = {
+    "arrival": "<f8",
+    "prompt_tokens": "<i8",
+    "output_tokens": "<i8",
+    "censored": "?",
+    "session": "<i8",
+    "tenant": "<i8",
+    "klass": "<i8",
+    "parent": "<i8",
+    "think_s": "<f8",
+}
+
+
+class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A replica joined, left or changed state; `heartbeat` is how it was from then on."""
+
+    at_s: float
+    """Seconds from the snapshot's start."""
+    heartbeat: Heartbeat
+
+
+class InFlight(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that a replica was working on when the window began."""
+
+    replica: str
+    prompt_tokens: int
+    produced_tokens: int
+    output_tokens: int
+    """All it was to produce, as far as known."""
+
+
+class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rows alone do not say. Seconds are from `start_unix_s` unless they are Unix times."""
+
+    scope: str
+    start_unix_s: float
+    end_unix_s: float
+    scored_from_s: float = 0.0
+    """Arrivals before this warm the simulation up and are not scored."""
+    objectives: Objectives = STANDARD
+    fleet: tuple[Heartbeat, ...] = ()
+    """One per replica, at the start."""
+    changes: tuple[FleetChange, ...] = ()
+    in_flight: tuple[InFlight, ...] = ()
+    step_scale: dict[str, float] = {}
+    """Per GPU type: measured over modelled step time, from step telemetry; 1 where nothing was measured."""
+    step_error: float | None = None
+    """Relative error of modelled step times after that, where measured."""
+    routers: int = 1
+    block_tokens: int = 256
+    """Estimated tokens behind each block hash."""
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """What `evaluate_snapshot` needs of a snapshot. Times of the trace are from the snapshot's start."""
+
+    info: SnapshotInfo
+    trace: Trace
+
+
+class _Packed(msgspec.Struct, frozen=True, kw_only=True):
+    info: SnapshotInfo
+    name: str
+    columns: dict[str, bytes]
+    prompt_bytes: bytes | None
+    classes: tuple[str, ...]
+    block_hashes: tuple[tuple[int, ...], ...] | None
+    block_tokens: int
+    dropped: int
+
+
+def pack(window: Window) -> bytes:
+    """The window as MessagePack, columns as little-endian arrays."""
+    trace = window.trace
+    sizes = trace.prompt_bytes
+    return msgspec.msgpack.encode(
+        _Packed(
+            info=window.info,
+            name=trace.name,
+            columns={name: getattr(trace, name).astype(kind).tobytes() for name, kind in _COLUMNS.items()},
+            prompt_bytes=None if sizes is None else sizes.astype("<i8").tobytes(),
+            classes=trace.classes,
+            block_hashes=trace.block_hashes,
+            block_tokens=trace.block_tokens,
+            dropped=trace.dropped,
+        )
+    )
+
+
+def unpack(data: bytes) -> Window:
+    """What was packed. Raises `msgspec.DecodeError` or `ValueError` for anything else."""
+    packed = msgspec.msgpack.decode(data, type=_Packed)
+    columns = {name: np.frombuffer(packed.columns[name], kind) for name, kind in _COLUMNS.items()}
+    sizes = packed.prompt_bytes
+    trace = Trace(
+        name=packed.name,
+        **columns,
+        classes=packed.classes,
+        prompt_bytes=None if sizes is None else np.frombuffer(sizes, "<i8"),
+        block_hashes=packed.block_hashes,
+        block_tokens=packed.block_tokens,
+        dropped=packed.dropped,
+    )
+    return Window(packed.info, trace)
