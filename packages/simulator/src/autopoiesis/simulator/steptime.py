@@ -48,7 +48,7 @@ class Steps(Protocol):
 class StepTime:
     """Step times of `model` on `tp` GPUs of one type, in seconds."""
 
-    __slots__ = ("_fixed", "efficiency", "gpu", "model", "per_kv_token", "per_pair", "scale", "tp")
+    __slots__ = ("_heads", "_layers", "efficiency", "gpu", "model", "per_kv_token", "per_pair", "scale", "tp")
 
     def __init__(
         self,
@@ -74,15 +74,18 @@ class StepTime:
             scale * model.attention_flops_per_pair / (tp * gpu.peak_flops * self.efficiency.prefill_attention)
         )
         """Seconds of chunk attention for one query token against one context token."""
-        self._fixed: dict[tuple[int, int], float] = {}
+        self._layers: dict[int, float] = {}
+        self._heads: dict[int, float] = {}
 
     def fixed(self, tokens: int, sampled: int) -> float:
         """The part that depends on neither KV nor chunk attention: `tokens` through the layers, `sampled` through the head."""
-        key = (tokens, sampled)
-        seconds = self._fixed.get(key)
-        if seconds is None:
-            seconds = self._fixed[key] = self.scale * self._fixed_uncached(tokens, sampled)
-        return seconds
+        layers, heads = self._layers, self._heads
+        try:
+            return layers[tokens] + heads[sampled]
+        except KeyError:
+            layers[tokens] = self.scale * self._layer_time(tokens)
+            heads[sampled] = self.scale * self._head_time(sampled)
+            return layers[tokens] + heads[sampled]
 
     def chunk_attention(self, chunk: int, prefix: int) -> float:
         """Attention of `chunk` prompt tokens after `prefix` tokens that are in the KV cache already."""
@@ -129,21 +132,20 @@ class StepTime:
         full = self.fixed(chunk_tokens, 1) + self.chunk_attention(chunk_tokens, 0)
         return base, max(0.0, (full - base) / chunk_tokens), self.per_kv_token, per_sequence
 
-    def _fixed_uncached(self, tokens: int, sampled: int) -> float:
+    def _layer_time(self, tokens: int) -> float:
         eff, gpu, shape = self.efficiency, self.gpu, self.model
-        flops_s = self.tp * gpu.peak_flops * eff.matmul
-        bytes_s = self.tp * gpu.bandwidth * eff.weights
-        compute = 2.0 * shape.active_params * tokens / flops_s
-        memory = shape.layer_params_read(tokens) * shape.dtype_bytes / bytes_s
+        compute = 2.0 * shape.active_params * tokens / (self.tp * gpu.peak_flops * eff.matmul)
+        memory = shape.layer_params_read(tokens) * shape.dtype_bytes / (self.tp * gpu.bandwidth * eff.weights)
         linear = math.pow(math.pow(compute, KNEE) + math.pow(memory, KNEE), 1 / KNEE)
-        head = 0.0
-        if sampled:
-            head = max(
-                2.0 * shape.head_params * sampled / flops_s, shape.head_params * shape.dtype_bytes / bytes_s
-            )
-        return (
-            linear + self._all_reduce(tokens) + head + eff.step_overhead_s + sampled * eff.sequence_overhead_s
-        )
+        return linear + self._all_reduce(tokens) + eff.step_overhead_s
+
+    def _head_time(self, sampled: int) -> float:
+        if not sampled:
+            return 0.0
+        eff, gpu, shape = self.efficiency, self.gpu, self.model
+        compute = 2.0 * shape.head_params * sampled / (self.tp * gpu.peak_flops * eff.matmul)
+        memory = shape.head_params * shape.dtype_bytes / (self.tp * gpu.bandwidth * eff.weights)
+        return max(compute, memory) + sampled * eff.sequence_overhead_s
 
     def _all_reduce(self, tokens: int) -> float:
         if self.tp == 1:
