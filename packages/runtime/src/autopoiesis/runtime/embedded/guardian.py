@@ -41,9 +41,10 @@ def main(spec: dict[str, Any]) -> int:
     signal.pthread_sigmask(
         signal.SIG_BLOCK, STOP_SIGNALS
     )  # or the child, until exec, would swallow them as we do
+    guardian = os.getpid()
     child = os.fork()
     if child == 0:
-        become(spec["argv"], libc)
+        become(spec["argv"], guardian, libc)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     for fd in spec["passed"]:
         os.close(fd)
@@ -54,7 +55,7 @@ def main(spec: dict[str, Any]) -> int:
     return 0
 
 
-def become(argv: list[str], libc: Any) -> NoReturn:
+def become(argv: list[str], guardian: int, libc: Any) -> NoReturn:
     try:
         os.setsid()
         for number in (signal.SIGPIPE, *STOP_SIGNALS):
@@ -62,6 +63,8 @@ def become(argv: list[str], libc: Any) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         if libc is not None:  # sound here: this guardian is single-threaded, so the signal means that it died
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != guardian:  # it died before it could be heard to
+                os._exit(127)
         os.execvp(argv[0], argv)  # noqa: S606
     except OSError as error:
         os.write(2, f"cannot run {argv[0]}: {error}\n".encode())
