@@ -101,8 +101,8 @@ def _service_env(scenario: Scenario, incumbent: str) -> dict[str, dict[str, str]
         "router": {**objectives, "AUTOPOIESIS_ROUTER_PORT": "0", "AUTOPOIESIS_ROUTER_POLICY": incumbent},
         "worker": {"AUTOPOIESIS_WORKER_MODEL": MODEL},
         "observer": {**objectives, "AUTOPOIESIS_OBSERVER_SNAPSHOT_EVERY_S": "3600"},
-        "synthesizer": {**objectives, "AUTOPOIESIS_SYNTHESIZER_SECONDS": "20"},
-        "evaluator": objectives,
+        "synthesizer": {**objectives, "AUTOPOIESIS_SYNTHESIZER_CYCLE_S": "20"},
+        "evaluator": {**objectives, "AUTOPOIESIS_EVALUATOR_INITIAL": incumbent},
     }
 
 

@@ -140,11 +140,13 @@ class Demo:
         started = time.monotonic()
         enough = asyncio.Event()
         traffic = asyncio.create_task(self._load(self._scenario.between, "meanwhile", stop=enough))
+        incumbent = library.load(self._incumbent).hash
         epoch = 0
         try:
             while epoch == 0 and time.monotonic() - started < self._patience_s and not traffic.done():
                 await asyncio.sleep(POLL_S)
-                epoch = int((await self._state())["policy"]["epoch"])
+                policy = (await self._state())["policy"]
+                epoch = int(policy["epoch"]) if policy["hash"] != incumbent else 0
         finally:
             enough.set()
         loop_s = time.monotonic() - started
