@@ -83,8 +83,10 @@ async def running_router(url: str, **flags: Any) -> AsyncIterator[RunningRouter]
     address, instance = info.result()["http"], info.result()["router"]
     async with httpx.AsyncClient(base_url=address, timeout=20.0) as client:
         router = RunningRouter(address, instance, client, await stopping, task)
-        yield router
-        await router.stop()
+        try:
+            yield router
+        finally:
+            await router.stop()
 
 
 async def run(
@@ -163,16 +165,12 @@ class StubWorker:
     _beat: int = 0
     _incarnation: str = field(default_factory=lambda: secrets.token_hex(4))
 
-    @classmethod
-    async def start(cls, url: str, *replicas: str, engine: Engine = talk) -> "StubWorker":
-        bus = await Bus.connect(url, name="stub worker", inbox_prefix="_INBOX.worker")
-        worker = cls(bus, await Responders.start(bus, secrets.token_hex(4), coalesce=0.0), replicas, engine)
-        for replica in replicas:
-            await bus.subscribe(GENERATE, worker._hear(replica), replica=slug(replica))
-            await bus.subscribe(CANCEL, worker._cancel, replica=slug(replica))
-        await bus.flush()
-        worker._tasks["beats"] = asyncio.create_task(worker._beats())
-        return worker
+    async def start(self) -> None:
+        for replica in self.replicas:
+            await self.bus.subscribe(GENERATE, self._hear(replica), replica=slug(replica))
+            await self.bus.subscribe(CANCEL, self._cancel, replica=slug(replica))
+        await self.bus.flush()
+        self._tasks["beats"] = asyncio.create_task(self._beats())
 
     @property
     def running(self) -> int:
@@ -227,6 +225,19 @@ class StubWorker:
                 received=self._received.get(replica, {}),
             )
             await self.bus.publish(HEARTBEAT, heartbeat, node="n1", replica=slug(replica))
+
+
+@asynccontextmanager
+async def stub_worker(url: str, *replicas: str, engine: Engine = talk) -> AsyncIterator[StubWorker]:
+    bus = await Bus.connect(url, name="stub worker", inbox_prefix="_INBOX.worker")
+    worker = StubWorker(
+        bus, await Responders.start(bus, secrets.token_hex(4), coalesce=0.0), replicas, engine
+    )
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.kill()
 
 
 def data(stream: str) -> list[Any]:

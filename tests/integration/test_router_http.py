@@ -18,6 +18,7 @@ from router_harness import (
     half,
     running_router,
     slowly,
+    stub_worker,
     text,
 )
 
@@ -27,9 +28,8 @@ from autopoiesis.runtime.bus import Responder
 
 @pytest.fixture
 async def worker(nats_url: str) -> AsyncIterator[StubWorker]:
-    worker = await StubWorker.start(nats_url, "gpu/0", "gpu/1")
-    yield worker
-    await worker.kill()
+    async with stub_worker(nats_url, "gpu/0", "gpu/1") as worker:
+        yield worker
 
 
 @pytest.fixture
@@ -210,15 +210,13 @@ async def test_a_client_that_leaves_is_cancelled_at_the_worker(
 async def test_a_held_stream_is_kept_alive_and_still_answers(
     nats_url: str, wait_for: Callable[..., Any]
 ) -> None:
-    worker = await StubWorker.start(nats_url, "a", engine=slowly(0.0))
     started = asyncio.Event()
 
     async def late(worker: StubWorker, request: Generate, responder: Responder) -> None:
         await started.wait()
         await slowly(0.0)(worker, request, responder)
 
-    worker.engine = late
-    async with running_router(nats_url, ping_s=0.05) as router:
+    async with stub_worker(nats_url, "a", engine=late), running_router(nats_url, ping_s=0.05) as router:
         await wait_for(router.ready)
         async with router.client.stream("POST", "/v1/chat/completions", json=chat(stream=True)) as answer:
             blocks = answer.aiter_text()
@@ -226,7 +224,6 @@ async def test_a_held_stream_is_kept_alive_and_still_answers(
             started.set()
             rest = "".join([block async for block in blocks])
     assert data(rest)[-1] == "[DONE]"
-    await worker.kill()
 
 
 async def test_health_readiness_and_metrics(nats_url: str, wait_for: Callable[..., Any]) -> None:
@@ -238,10 +235,10 @@ async def test_health_readiness_and_metrics(nats_url: str, wait_for: Callable[..
         early = await router.chat()
         assert (early.status_code, early.json()["error"]["code"]) == (503, "no_replica")
         assert int(early.headers["retry-after"]) >= 1
-        worker = await StubWorker.start(nats_url, "a")
-        await wait_for(router.ready)
-        assert (await router.chat()).status_code == 200
-        metrics = (await router.client.get("/metrics")).text
+        async with stub_worker(nats_url, "a"):
+            await wait_for(router.ready)
+            assert (await router.chat()).status_code == 200
+            metrics = (await router.client.get("/metrics")).text
         for name in (
             'autopoiesis_router_requests_total{gen_ai_operation_name="chat"',
             "gen_ai_server_time_to_first_token_seconds_bucket",
@@ -252,18 +249,18 @@ async def test_health_readiness_and_metrics(nats_url: str, wait_for: Callable[..
             "process_cpu_seconds_total",
         ):
             assert name in metrics
-        await worker.kill()
 
 
 async def test_the_bus_limits_bodies(nats_url: str, wait_for: Callable[..., Any]) -> None:
-    worker = await StubWorker.start(nats_url, "a")
-    async with running_router(nats_url, max_body_bytes=1 << 40) as router:
+    async with (
+        stub_worker(nats_url, "a") as worker,
+        running_router(nats_url, max_body_bytes=1 << 40) as router,
+    ):
         await wait_for(router.ready)
         limit = worker.bus.max_payload
         answer = await router.client.post("/v1/chat/completions", json=chat("x" * limit))
         assert answer.status_code == 413
         assert (await router.chat("x" * (limit // 2))).status_code == 200
-    await worker.kill()
 
 
 async def test_admin_needs_its_token(nats_url: str) -> None:

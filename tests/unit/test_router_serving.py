@@ -71,8 +71,6 @@ class Ear:
     def swapped(self, swapped: ev.Swapped) -> None:
         self.swaps.append(swapped)
 
-    def event(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None: ...
-
 
 class World:
     def __init__(self, **settings: Any) -> None:

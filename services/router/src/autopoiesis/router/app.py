@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Final
 
 import structlog
 
@@ -24,6 +27,7 @@ from autopoiesis.contracts.subjects import (
     slug,
 )
 from autopoiesis.dispatch import Dispatcher, DispatchSettings
+from autopoiesis.dispatch.recording import Recorder
 from autopoiesis.policy import library
 from autopoiesis.router.admission import Admission
 from autopoiesis.router.faults import FaultReports
@@ -82,6 +86,10 @@ async def main(settings: Settings, service: Service) -> None:
 async def serve(settings: Settings, service: Service, telemetry: Telemetry, instance: str) -> None:
     """Serve until stopped, then drain. `instance` is unique. Raises OperatorError for settings that cannot be."""
     own, bus_settings = settings[RouterSettings], settings[BusSettings]
+    record = None
+    if own.record:
+        record = _open_record(Path(own.record))
+        service.on_exit(partial(asyncio.to_thread, record.close))
     bus = await Bus.connect(
         bus_settings.url,
         name=f"router {instance}",
@@ -92,7 +100,7 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
         on_closed=lambda: service.fail("the connection to NATS closed for good"),
     )
     service.on_exit(bus.drain)
-    router = await assemble(settings, bus, telemetry, instance)
+    router = await assemble(settings, bus, telemetry, instance, record.write if record else None)
     service.on_exit(router.transport.aclose)
     await connect(router, bus, settings, service)
     server = await service.serve(router.app, host=own.host, port=own.port)
@@ -101,8 +109,14 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     await drain(router, own.drain_s)
 
 
-async def assemble(settings: Settings, bus: Bus, telemetry: Telemetry, instance: str) -> Router:
-    """All parts of one router, not yet listening to anything. `instance` is unique for this process."""
+async def assemble(
+    settings: Settings,
+    bus: Bus,
+    telemetry: Telemetry,
+    instance: str,
+    record: Callable[[bytes], object] | None = None,
+) -> Router:
+    """All parts of one router, not yet listening to anything. `record` takes a line for each event and its decisions."""
     own, scope = settings[RouterSettings], settings[General].scope
     if own.policy not in library.names("dispatch"):
         known = ", ".join(library.names("dispatch"))
@@ -121,7 +135,8 @@ async def assemble(settings: Settings, bus: Bus, telemetry: Telemetry, instance:
     faults = _fault_reports(bus, scope, instance)
     metrics = Metrics(telemetry.registry)
     listener = Reporting(metrics, Tracing(), shipper, faults, fleet, scope=scope)
-    serving = Serving(dispatcher, transport, listener, fleet, router=instance, patience=_patience(own))
+    decider = Recorder(dispatcher, lambda line: record(line + b"\n")) if record else dispatcher
+    serving = Serving(decider, transport, listener, fleet, router=instance, patience=_patience(own))
     transport.replies = serving
     policies = Policies(serving.activate, scope=scope, initial=own.policy)
     identities = Identities(settings[SloSettings].objectives, key)
@@ -178,6 +193,16 @@ def dispatch_settings(own: RouterSettings) -> DispatchSettings:
         suspect_after_s=own.suspect_after_s,
         max_attempts=own.max_attempts,
     )
+
+
+def _open_record(path: Path) -> BinaryIO:
+    """A fresh file at `path`; the one that was there goes to `path`.1, for it may hold why the process ended."""
+    try:
+        if path.exists():
+            path.replace(path.with_name(f"{path.name}.1"))
+        return path.open("wb")
+    except OSError as error:
+        raise OperatorError(f"router.record: cannot write {path}: {error.strerror}") from error
 
 
 def _patience(own: RouterSettings) -> Patience:

@@ -74,6 +74,11 @@ class UnavailableError(ApiError):
         )
 
 
+def client_left() -> ApiError:
+    """Nobody will read it; 499 is what proxies log for this."""
+    return ApiError(499, "the client closed the connection", code="client_left")
+
+
 _REFUSED: Final = {
     "rejected": (HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),
     "queue_full": (HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),

@@ -1,8 +1,6 @@
-"""Everything that is told to the outside about requests and policies: metrics, spans, telemetry, faults, the recording."""
+"""Everything that is told to the outside about requests and policies: metrics, spans, telemetry, faults."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import structlog
 
@@ -18,12 +16,6 @@ from autopoiesis.router.tracing import Tracing
 log = structlog.get_logger(__name__)
 
 
-class Recorder(Protocol):
-    """Keeps events and decisions for replay."""
-
-    def write(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None: ...
-
-
 class Reporting:
     """The `Listener` of `Serving`."""
 
@@ -36,7 +28,6 @@ class Reporting:
         fleet: Fleet,
         *,
         scope: str,
-        recorder: Recorder | None = None,
     ) -> None:
         self._metrics = metrics
         self._tracing = tracing
@@ -44,7 +35,6 @@ class Reporting:
         self._faults = faults
         self._fleet = fleet
         self._scope = scope
-        self._recorder = recorder
 
     def begun(self, flight: Flight) -> None:
         self._tracing.begin(flight)
@@ -70,7 +60,3 @@ class Reporting:
             log.error("activation refused", hash=swapped.hash, epoch=swapped.epoch, reason=swapped.refused)
         else:
             log.info("policy swapped", hash=swapped.hash, epoch=swapped.epoch)
-
-    def event(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None:
-        if self._recorder is not None:
-            self._recorder.write(now, event, actions)

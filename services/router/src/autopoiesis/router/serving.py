@@ -20,6 +20,7 @@ from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.contracts.messages.telemetry import Outcome
 from autopoiesis.dispatch import Dispatcher
 from autopoiesis.dispatch import events as ev
+from autopoiesis.dispatch.recording import Recorder
 from autopoiesis.router import errors
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.fleet import Fleet
@@ -43,8 +44,6 @@ class Listener(Protocol):
 
     def swapped(self, swapped: ev.Swapped) -> None: ...
 
-    def event(self, now: float, event: ev.Event, actions: list[ev.Action]) -> None: ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -64,7 +63,7 @@ class Serving:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatcher | Recorder,
         transport: Transport,
         listener: Listener,
         fleet: Fleet,
@@ -140,7 +139,7 @@ class Serving:
         """The client went away."""
         if flight.open:
             self._feed(ev.Left(flight.request_id))
-            self._end(flight, "cancelled", "client_left")
+            self._answer(flight, errors.client_left(), "cancelled")
 
     def activate(self, activation: Activation, force: bool) -> str:
         """Swap the policy between two requests. Returns why it was refused, empty if it was not (see `Activated`)."""
@@ -242,9 +241,7 @@ class Serving:
 
     def _step(self, event: ev.Event) -> None:
         now = self._clock()
-        actions = self._dispatcher.handle(now, event)
-        self._listener.event(now, event, actions)
-        for action in actions:
+        for action in self._dispatcher.handle(now, event):
             self._acts[type(action)](action, now)
 
     def _arm(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Protocol
 
-from autopoiesis.contracts.messages.infer import FailureCode, Generate, Reply
-from autopoiesis.contracts.subjects import slug
+from autopoiesis.contracts.messages.infer import Cancel, FailureCode, Generate, Reply
+from autopoiesis.contracts.subjects import CANCEL, slug
 from autopoiesis.router.errors import ApiError, TooLargeError, UnavailableError
 from autopoiesis.runtime.bus import (
     Bus,
@@ -50,9 +51,10 @@ class Transport(Protocol):
 
 
 class _Carriage:
-    __slots__ = ("cancelled", "stream", "task")
+    __slots__ = ("cancelled", "replica", "stream", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str) -> None:
+        self.replica = replica
         self.stream: ReplyStream | None = None
         self.cancelled: FailureCode | None = None
         self.task: asyncio.Task[None] | None = None
@@ -74,7 +76,7 @@ class NatsTransport:
         return self._bus.connected
 
     def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
-        carriage = self._carriages[generate.request_id] = _Carriage()
+        carriage = self._carriages[generate.request_id] = _Carriage(replica)
         carriage.task = asyncio.create_task(self._carry(carriage, replica, generate, headers))
 
     def cancel(self, wire: str, reason: FailureCode) -> None:
@@ -82,15 +84,14 @@ class NatsTransport:
         if carriage is None:
             return
         if carriage.stream is None:
-            carriage.cancelled = reason
-            return
-        task = asyncio.create_task(carriage.stream.cancel(reason))
-        self._cancels.add(task)
-        task.add_done_callback(self._cancels.discard)
+            carriage.cancelled = reason  # it is being sent: `_carry` cancels behind it
+        else:
+            carriage.stream.fail(ReplyError(f"request {wire} was cancelled here"))
+            self._cancel(carriage.replica, wire, reason)
 
     def close(self, wire: str) -> None:
         carriage = self._carriages.pop(wire, None)
-        if carriage is not None and carriage.stream is not None and not carriage.stream.ended:
+        if carriage is not None and carriage.stream is not None:
             carriage.stream.fail(ReplyError(f"request {wire} is over"))
 
     async def aclose(self) -> None:
@@ -98,16 +99,25 @@ class NatsTransport:
         await asyncio.gather(*self._cancels, return_exceptions=True)
         await self._streams.close()
 
+    def _cancel(self, replica: str, wire: str, reason: FailureCode) -> None:
+        task = asyncio.create_task(self._send_cancel(replica, wire, reason))
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
+
+    async def _send_cancel(self, replica: str, wire: str, reason: FailureCode) -> None:
+        with suppress(DisconnectedError):  # then the worker notices by itself: its chunks find no responder
+            await self._bus.publish(CANCEL, Cancel(request_id=wire, reason=reason), replica=slug(replica))
+
     async def _carry(
         self, carriage: _Carriage, replica: str, generate: Generate, headers: dict[str, str]
     ) -> None:
         wire = generate.request_id
         try:
             stream = await self._streams.open(slug(replica), generate, headers=headers or None)
+            carriage.stream = stream
             if carriage.cancelled is not None:
                 await stream.cancel(carriage.cancelled)
                 return
-            carriage.stream = stream
             while batch := await stream.next_batch():
                 for reply in batch:
                     self.replies.on_reply(wire, reply)
