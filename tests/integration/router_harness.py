@@ -77,7 +77,8 @@ async def running_router(url: str, **flags: Any) -> AsyncIterator[RunningRouter]
     info: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     stopping: asyncio.Future[Service] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(run(settings, telemetry, info, stopping))
-    await asyncio.wait([task, info], return_when=asyncio.FIRST_COMPLETED)
+    waiting: list[asyncio.Future[Any]] = [task, info]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         task.result()
     address, instance = info.result()["http"], info.result()["router"]
