@@ -289,10 +289,10 @@ class Dispatcher:
         state, event = offer.states[assign.replica], ticket.event
         blocks = event.block_hashes
         hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens if blocks else 0
-        ticket.uncached = max(0, ticket.prompt_tokens - hit)
+        ticket.uncached = ticket.prompt_tokens - hit if hit < ticket.prompt_tokens else 0
         if self._control.decider.predicts or ticket.seq % LEARN_EVERY == 0:
-            if state.dirty:
-                state.refresh(now, offer.routers)
+            if state.dirty or state.stale:
+                state.predict(now, offer.routers)
             ticket.raw_ttft = state.latency.raw_ttft(ticket.uncached)
             ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
         state.sent(now, ticket)

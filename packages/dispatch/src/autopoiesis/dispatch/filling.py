@@ -90,7 +90,7 @@ def request_filler(reads: Mapping[str, frozenset[str]]) -> FillRequest:
 def replicas_filler(reads: Mapping[str, frozenset[str]]) -> FillReplicas | None:
     """A function that fills the views of an offer's replicas; none where no field needs it."""
     fields = reads.get("Replica", frozenset())
-    refreshed = bool(fields & (CORRECTED | LATENCY))
+    refreshed = bool(fields & CORRECTED)
     called = {field: value for field, value in CALLED.items() if field in fields}
     if not refreshed and not called:
         return None
@@ -100,11 +100,11 @@ def replicas_filler(reads: Mapping[str, frozenset[str]]) -> FillReplicas | None:
     lines += ["for s in offer.states:"]
     body = []
     if refreshed:
-        body += ["if s.dirty: s.refresh(now, offer.routers)"]
+        body += ["if s.dirty: s.refresh()"]
     if fields & HIT:
         body += ["if found: hit = found.get(s.slot, 0)"]
     if fields & LATENCY:
-        body += ["l = s.latency"]
+        body += ["if s.dirty or s.stale: s.predict(now, offer.routers)", "l = s.latency"]
     if called:
         body += ["v = s.view"]
     body += [f"v.{field} = {value}" for field, value in called.items()]

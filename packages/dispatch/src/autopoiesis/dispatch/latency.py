@@ -59,12 +59,13 @@ class Latency:
         """
         decode_step = step.base_s + step.kv_token_s * kv_used + step.sequence_s * running
         busy = running > 0 or queued_prefill > 0
-        release = mean_output * decode_step / max(1, running)
+        release = mean_output * decode_step / (running or 1)
         short = running + waiting + 1 - max_running if max_running else 0
         self._batch_wait = short * release if short > 0 else 0.0
         self._lead = decode_step + (0.5 * decode_step if busy else 0.0) + self._batch_wait
         self._decode_step = decode_step
-        self._prefill_budget = max(step.chunk_tokens - running, step.chunk_tokens // 8, 1)
+        budget, least = step.chunk_tokens - running, step.chunk_tokens // 8 or 1
+        self._prefill_budget = max(least, budget)
         self._prefill_token = step.prefill_token_s
         self._queued = queued_prefill
         self._kv_room = kv_capacity - kv_used if kv_capacity else 1 << 62
@@ -77,7 +78,8 @@ class Latency:
             kv_held = kv_capacity
         self._kv_token = step.kv_token_s
         self._tpot_base = step.base_s + step.sequence_s * sequences + step.kv_token_s * kv_held
-        self._tpot_scale = 1.0 / (1.0 - min(prefill_rate * step.prefill_token_s, MAX_PREFILL_SHARE))
+        share = prefill_rate * step.prefill_token_s
+        self._tpot_scale = 1.0 / (1.0 - min(MAX_PREFILL_SHARE, share))
 
     def raw_ttft(self, uncached: int) -> float:
         """Seconds from now to the first token of a prompt with `uncached` tokens to compute, before correction."""

@@ -26,8 +26,8 @@ class Level:
 
     def observe(self, tokens: int, natural: bool, prior: float) -> float:
         """Returns the new mean; `prior` is that of the level above."""
-        bounded = min(tokens, OUTLIER * self.mean)
-        self._tokens = self._tokens * KEEP + bounded
+        most = OUTLIER * self.mean
+        self._tokens = self._tokens * KEEP + min(most, tokens)
         self._ends = self._ends * KEEP + natural
         self.mean = (self._tokens + PRIOR_WEIGHT * prior) / (self._ends + PRIOR_WEIGHT)
         return self.mean

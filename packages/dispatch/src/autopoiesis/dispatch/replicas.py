@@ -45,6 +45,7 @@ class ReplicaState:
         "nth",
         "ready",
         "slot",
+        "stale",
         "view",
     )
 
@@ -63,6 +64,8 @@ class ReplicaState:
         self.latency = Latency()
         self.faults = FaultRate()
         self.dirty = True
+        """The corrected fields are to be computed anew; `stale`: so are the predictions."""
+        self.stale = True
         self._prefill_sent = Decaying(PREFILL_RATE_HALF_LIFE_S)
         self._fresh: deque[tuple[int, Ticket]] = deque()  # with their `nth`; ended ones stay in
         self._clear()
@@ -149,14 +152,12 @@ class ReplicaState:
         ticket.replica = None
         self.dirty = True
 
-    def refresh(self, now: float, routers: int) -> None:
-        """Bring the corrected fields of the view, and the predictions, up to what is known now."""
+    def refresh(self) -> None:
+        """Bring the corrected fields of the view up to what is known now."""
         beat = self.beat
         assert beat is not None
-        view = self.view
         limit = beat.max_running
-        running = beat.running - self._ended
-        running = max(running, 0)
+        running = beat.running - self._ended if beat.running > self._ended else 0
         waiting = beat.waiting + self._fresh_live
         if waiting:
             # Waiting with room in the batch means that the KV cache is full: then only ended sequences make room.
@@ -166,25 +167,31 @@ class ReplicaState:
             running += admitted
             waiting -= admitted
         queued = beat.queued_prefill_tokens - self._prefilled
-        queued = max(queued, 0)
-        queued += self._fresh_prefill
         held = beat.kv_used_tokens - self._released + self._generated
-        held = max(held, 0)
-        held += self._fresh_kv
+        view = self.view
         view.running = running
         view.waiting = waiting
-        view.queued_prefill_tokens = queued
-        view.kv_used_tokens = held
+        view.queued_prefill_tokens = max(0, queued) + self._fresh_prefill
+        view.kv_used_tokens = max(0, held) + self._fresh_kv
         view.inflight = len(self.flights)
+        self.dirty = False
+        self.stale = True
+
+    def predict(self, now: float, routers: int) -> None:
+        """Bring the predictions up to the corrected fields."""
+        if self.dirty:
+            self.refresh()
+        beat, view = self.beat, self.view
+        assert beat is not None
         self.latency.update(
             beat.step_model or UNKNOWN,
-            running,
-            waiting,
-            queued,
-            held - self._fresh_prefill,
+            view.running,
+            view.waiting,
+            view.queued_prefill_tokens,
+            view.kv_used_tokens - self._fresh_prefill,
             beat.kv_capacity_tokens,
-            limit,
+            beat.max_running,
             self.model.lengths.mean,
             self._prefill_sent.at(now) * routers * PER_SECOND,
         )
-        self.dirty = False
+        self.stale = False
