@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from autopoiesis.contracts.codec import decode
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.slo import Objectives
-from autopoiesis.simulator.workload.snapshot import FleetChange, InFlight, SnapshotInfo, write_snapshot
+from autopoiesis.simulator.workload.snapshot import write_snapshot
+from autopoiesis.simulator.workload.window import FleetChange, InFlight, SnapshotInfo
 
 WARM_UP_SHARE = 0.05
 WARM_UP_MOST_S = 10.0

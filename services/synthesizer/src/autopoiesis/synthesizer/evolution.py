@@ -1,0 +1,284 @@
+"""The search of one cycle: draft, screen, race, archive, again, until the budget ends. No database, no bus."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from autopoiesis.contracts.messages.policy import Kind
+from autopoiesis.policy.language import policy_hash, verify
+from autopoiesis.synthesizer.archive import Archive
+from autopoiesis.synthesizer.budget import Budget
+from autopoiesis.synthesizer.candidates import Result, Scored
+from autopoiesis.synthesizer.fitness import Bounds, judge
+from autopoiesis.synthesizer.proposers.base import Draft, Proposer, Task
+from autopoiesis.synthesizer.replay import FailedReplayError, Place, Replays
+from autopoiesis.synthesizer.situation import Situation
+
+log = logging.getLogger(__name__)
+
+FINAL = 3
+"""Stage whose results are compared and archived."""
+SLACK = 0.005
+"""A candidate goes on to a dearer stage if it is at most this much below the best policy there; the generation's best always does."""
+FRESH_SEEDS = (101,)
+"""For the last check of the best: what was chosen on some seeds is measured on others."""
+RESERVE = 0.15
+"""Share of the cycle's seconds that is kept for that check."""
+IID_EVERY = 5
+"""Each such generation is the control arm: independent drafts from the seeds alone, never bred from."""
+PARENTS = 6
+FAILURES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How candidates are raced."""
+
+    loads: tuple[float, ...]
+    population: int
+    bounds: Bounds
+    seeds: tuple[int, ...] = (0,)
+
+    @property
+    def stages(self) -> tuple[tuple[Place, tuple[float, ...], tuple[int, ...]], ...]:
+        """(place, loads, seeds), each stage dearer than the last."""
+        middle = self.loads[len(self.loads) // 2]
+        return (
+            ("stretch", (max(self.loads),), self.seeds[:1]),
+            ("window", (middle,), self.seeds[:1]),
+            ("window", self.loads, self.seeds),
+        )
+
+
+@dataclass(slots=True)
+class Arm:
+    """Candidates of one way to search, and its best fitness after each."""
+
+    best: list[float] = field(default_factory=list)
+
+    def add(self, fitnesses: Iterable[float]) -> None:
+        for fitness in fitnesses:
+            self.best.append(max(fitness, self.best[-1] if self.best else float("-inf")))
+
+    def after(self, candidates: int) -> float | None:
+        """Best of the first so many; none where none of those came to the end."""
+        found = self.best[min(candidates, len(self.best)) - 1] if self.best and candidates else float("-inf")
+        return found if found > float("-inf") else None
+
+
+class Evolution:
+    """Searches policies that beat `incumbent` on the replays' window."""
+
+    def __init__(
+        self,
+        scope: str,
+        kind: Kind,
+        replays: Replays,
+        budget: Budget,
+        plan: Plan,
+        situation: Situation,
+        *,
+        seed: int,
+    ) -> None:
+        self.archive = Archive()
+        self.failures: list[str] = []
+        self.tried: list[Scored] = []
+        """Everything that came through a race, with its result, oldest first."""
+        self.evolved, self.independent = Arm(), Arm()
+        self._scope, self._kind, self._situation = scope, kind, situation
+        self._replays, self._budget, self._plan = replays, budget, plan
+        self._seed, self._rng = seed, Random(seed)
+        self._known: set[str] = set()
+        self._best_at = dict.fromkeys(range(1, FINAL + 1), 1.0)
+        """Best fitness seen per stage; the incumbent has 1."""
+        self._seeds: list[Scored] = []
+        self._incumbent: Scored | None = None
+
+    @property
+    def incumbent(self) -> Scored:
+        assert self._incumbent is not None, "begin() first"
+        return self._incumbent
+
+    async def begin(self, incumbent: Scored, seeds: Sequence[Scored]) -> None:
+        """Score the incumbent (raises FailedReplayError if that fails) and race the seeds."""
+        self._incumbent = incumbent
+        self._known |= {incumbent.hash, *(s.hash for s in seeds)}
+        for number in range(1, FINAL + 1):
+            self._incumbent = await self._scored(incumbent, number)
+        self.archive.add([self.incumbent])
+        others = {s.hash: s for s in seeds if s.hash != incumbent.hash}
+        await self._race(list(others.values()), keep=max(4, len(others) // 2))
+        self._seeds = self.archive.ranked()
+
+    async def run(self, proposers: Sequence[Proposer], background: Sequence[Proposer] = ()) -> None:
+        """Generations from `proposers` until the budget ends; `background` ones are asked meanwhile, one draft at a time."""
+        inbox: list[Draft] = []
+        asking = [asyncio.create_task(self._ask(proposer, inbox)) for proposer in background]
+        try:
+            generation = 0
+            while self._has_time() and self._budget.candidates_left:
+                drafts, inbox[:] = list(inbox), []
+                control = generation % IID_EVERY == IID_EVERY - 1
+                task = self._task(generation, self._seeds if control else None)
+                for proposer in proposers:
+                    drafts += await proposer.propose(task, max(0, self._plan.population - len(drafts)))
+                arm = self.independent if control else self.evolved
+                if not await self._generation(drafts, arm, breed=not control):
+                    await asyncio.sleep(0.01)  # nothing new came of it: let answers arrive
+                generation += 1
+            await self._last_answers(asking, inbox)
+        finally:
+            for ask in asking:
+                ask.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def winners(self, count: int, min_gain: float) -> list[Scored]:
+        """The best that beat the incumbent by `min_gain` also on fresh seeds, best first."""
+        hopeful = [s for s in self._finalists() if s.fitness >= 1 + min_gain][: 2 * count]
+        checked = []
+        for policy in hopeful:
+            fresh = await self._measured(policy, "window", self._plan.loads, FRESH_SEEDS, FINAL)
+            if fresh is None or policy.result is None:
+                continue
+            mean = (fresh.fitness + policy.result.fitness) / 2
+            if min(fresh.fitness, mean) >= 1 + min_gain and not fresh.faults:
+                checked.append(replace(policy, result=replace(policy.result, fitness=mean)))
+        self.archive.add(checked)
+        return sorted(checked, key=lambda s: (-s.fitness, s.hash))[:count]
+
+    def arms(self) -> dict[str, object]:
+        """Evolution against as many independent drafts, for the log: none where an arm had no result."""
+        count = len(self.independent.best)
+        return {
+            "independent_candidates": count,
+            "best_of_n": self.independent.after(count),
+            "evolved_after_as_many": self.evolved.after(count),
+            "evolved_candidates": len(self.evolved.best),
+            "evolved": self.evolved.after(len(self.evolved.best)),
+        }
+
+    async def _ask(self, proposer: Proposer, inbox: list[Draft]) -> None:
+        number = 0
+        while drafts := await proposer.propose(self._task(-1 - number, None), 1):
+            inbox += drafts
+            number += 1
+
+    async def _last_answers(self, asking: Sequence[asyncio.Task[None]], inbox: list[Draft]) -> None:
+        """Where candidates ran out before the time did, answers under way still count."""
+        left = self._budget.left_s * (1 - RESERVE)
+        if asking and left > 0:
+            await asyncio.wait(asking, timeout=left)
+        if inbox:
+            await self._generation(inbox, self.evolved, breed=True, counted=False)
+
+    def _has_time(self) -> bool:
+        return self._budget.left_s > RESERVE * self._budget.limits.seconds
+
+    def _finalists(self) -> list[Scored]:
+        done = {s.hash: s for s in self.tried if s.result and s.result.stage == FINAL and not s.result.faults}
+        done.pop(self.incumbent.hash, None)
+        return sorted(done.values(), key=lambda s: (-s.fitness, s.hash))
+
+    def _task(self, generation: int, parents: Sequence[Scored] | None) -> Task:
+        ranked = self.archive.ranked()
+        return Task(
+            scope=self._scope,
+            kind=self._kind,
+            incumbent=self.incumbent,
+            parents=parents or self.archive.parents(PARENTS, self._rng),
+            best=ranked[0],
+            tried=tuple(self.tried[-FAILURES:]),
+            failures=tuple(self.failures[-FAILURES:]),
+            situation=self._situation,
+            seed=self._seed * 1_000_003 + generation,
+        )
+
+    async def _generation(
+        self, drafts: Sequence[Draft], arm: Arm, *, breed: bool, counted: bool = True
+    ) -> bool:
+        """Screen and race; False where no draft was new."""
+        room = self._budget.candidates_left if counted else len(drafts)
+        candidates = await self._screened(drafts[:room])
+        self._budget.candidates += len(candidates)
+        finished = await self._race(candidates, breed=breed)
+        arm.add(finished.get(c.hash, float("-inf")) for c in candidates)
+        return bool(candidates)
+
+    async def _screened(self, drafts: Sequence[Draft]) -> list[Scored]:
+        """Valid drafts that neither read nor behave like something known."""
+        new = []
+        for draft in drafts:
+            report = verify(draft.source, self._kind, complete=True)
+            if not report.ok:
+                self._failed(f"{draft.note[:100]}: {report.text()}")
+                continue
+            candidate = Scored(
+                policy_hash(draft.source, self._kind),
+                draft.source,
+                self._kind,
+                draft.origin,
+                draft.parents,
+                draft.note,
+            )
+            if candidate.hash in self._known:
+                continue
+            self._known.add(candidate.hash)
+            try:
+                behaviour = await self._replays.behaviour(candidate)
+            except FailedReplayError as error:
+                self._failed(f"{draft.note[:100]}: {error}")
+                continue
+            if behaviour not in self._known:
+                self._known.add(behaviour)
+                new.append(candidate)
+        return new
+
+    async def _race(self, field_: Sequence[Scored], *, keep: int = 1, breed: bool = True) -> dict[str, float]:
+        """Stage by stage, those in reach of the best go on, at most half and at least `keep`; fitness of who came to the end."""
+        running = list(field_)
+        for stage in range(1, FINAL + 1):
+            if not running or self._budget.left_s <= 0:
+                return {}
+            scored = [
+                s for s in await asyncio.gather(*(self._try(c, stage) for c in running)) if s is not None
+            ]
+            scored.sort(key=lambda s: (-s.fitness, s.hash))
+            within = sum(s.fitness >= self._best_at[stage] - SLACK for s in scored)
+            going = len(scored) if stage == FINAL else max(keep, min(within, (len(scored) + 1) // 2))
+            running, out = scored[:going], scored[going:]
+            self.tried += running if stage == FINAL else out
+            self._best_at[stage] = max([self._best_at[stage], *(s.fitness for s in running)])
+        if breed:
+            self.archive.add(running)
+        return {s.hash: s.fitness for s in running}
+
+    async def _try(self, policy: Scored, stage: int) -> Scored | None:
+        try:
+            return await self._scored(policy, stage)
+        except FailedReplayError as error:
+            self._failed(f"{policy.title[:100]}: {error}")
+            return None
+
+    async def _scored(self, policy: Scored, stage: int) -> Scored:
+        place, loads, seeds = self._plan.stages[stage - 1]
+        theirs = await self._replays.run(self.incumbent, place, loads, seeds)
+        ours = await self._replays.run(policy, place, loads, seeds)
+        return replace(policy, result=judge(ours, theirs, self._plan.bounds, stage))
+
+    async def _measured(
+        self, policy: Scored, place: Place, loads: tuple[float, ...], seeds: tuple[int, ...], stage: int
+    ) -> Result | None:
+        try:
+            theirs = await self._replays.run(self.incumbent, place, loads, seeds)
+            return judge(
+                await self._replays.run(policy, place, loads, seeds), theirs, self._plan.bounds, stage
+            )
+        except FailedReplayError as error:
+            self._failed(f"{policy.title[:100]}: {error}")
+            return None
+
+    def _failed(self, why: str) -> None:
+        self.failures.append(why)
+        log.debug("synthesizer: %s", why)
