@@ -277,7 +277,8 @@ class Replica:
             context = self._context
             self.kv_tokens_read += run * context + (made * (run + 1) >> 1)
             self._context = context = context + made
-            self.kv_peak_tokens = max(self.kv_peak_tokens, context)
+            if context > self.kv_peak_tokens and self._cache is None:
+                self.kv_peak_tokens = context
             self.layer_tokens += made
             gap = int(GAP_BINS_PER_E * math.log(step_time))
             gaps = self.gaps
