@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from autopoiesis.runtime import embedded
+from autopoiesis.runtime.embedded.child import Ready
 
 PARENT = """
 import sys, time
@@ -123,6 +124,18 @@ def test_a_child_is_restarted_until_told_to_stop(tmp_path: Path, wait_until: Cal
         wait_until(lambda: child.pid is not None and child.restarts == 2)
         assert child.stop() == -signal.SIGTERM
     assert exits == [-signal.SIGKILL, -signal.SIGKILL]
+
+
+@pytest.mark.parametrize("ready", ["notify", lambda: False])
+def test_a_child_that_never_was_ready_is_not_restarted(
+    own_supervisor: embedded.Supervisor, ready: Ready
+) -> None:
+    script = "echo started; echo no such setting; exit 2"
+    with pytest.raises(embedded.ChildFailedError, match=r"(?s)ended with code 2.*no such setting"):
+        own_supervisor.start("refused", ["sh", "-c", script], ready=ready, restart=True)
+    child = own_supervisor.children["refused"]
+    assert child.restarts == 0
+    assert child.log.read_text().count("started") == 1
 
 
 def test_a_stopped_process_still_stops(

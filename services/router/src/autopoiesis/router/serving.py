@@ -301,7 +301,7 @@ class Serving:
     def _lost(self, lost: ev.Lost, now: float) -> None:
         flight = self._flights.get(lost.request_id)
         if flight is not None:
-            message = f"the replica that served this request failed: {lost.reason}"
+            message = f"replica {lost.replica} failed while it served this request: {lost.reason}"
             self._answer(flight, errors.UnavailableError(message, "replica_lost"), "failed")
 
     def _swapped(self, swapped: ev.Swapped, now: float) -> None:

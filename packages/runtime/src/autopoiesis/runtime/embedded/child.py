@@ -58,6 +58,7 @@ class Child:
         self._on_exit = on_exit
         self._control: int | None = None
         self._stopping = threading.Event()
+        self._established = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._watch, name=f"watch-{command.name}", daemon=True)
         self._thread.start()
@@ -101,7 +102,10 @@ class Child:
         return None if self._thread.is_alive() else self.returncode
 
     def wait_ready(self, probe: Ready, timeout: float) -> None:
-        """Block until ready. Raises `ChildFailedError` when the process ends first or `timeout` seconds pass."""
+        """Block until ready; only from then on is it restarted.
+
+        Raises `ChildFailedError` when the process ends first or `timeout` seconds pass.
+        """
         deadline = time.monotonic() + timeout
         while not (self.ready is not None if probe == "notify" else probe is None or probe()):
             if not self.alive or self._stopping.is_set():
@@ -114,6 +118,7 @@ class Child:
                 )
             with self._changed:
                 self._changed.wait(0.02)
+        self._established = True
 
     def tail(self, lines: int = 20) -> str:
         try:
@@ -129,7 +134,7 @@ class Child:
             if self._stopping.is_set():
                 return
             self._on_exit(self, code)
-            if not self.command.restart:
+            if not (self.command.restart and self._established):
                 return
             delay = BACKOFF_MIN if time.monotonic() - started > HEALTHY_AFTER else min(delay * 2, BACKOFF_MAX)
             self._stopping.wait(delay)
@@ -216,6 +221,7 @@ class Child:
             info = decoded if isinstance(decoded, dict) else {}
         with self._changed:
             self.ready = info
+            self._established = True
             self._changed.notify_all()
 
 

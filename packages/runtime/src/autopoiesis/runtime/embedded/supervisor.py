@@ -63,8 +63,8 @@ class Supervisor:
         """Start a process and block until it is ready.
 
         `env` is added to this process's environment. `ready` is a probe, or ``"notify"``: the process calls
-        `autopoiesis.runtime.lifecycle.notify_ready`. `restart` restarts it with back-off whenever it ends by itself.
-        Children of a higher `layer` stop before those of a lower one. `timeout` and `grace` are seconds.
+        `autopoiesis.runtime.lifecycle.notify_ready`. `restart` restarts it with back-off whenever it ends by itself,
+        once it has been ready. Children of a higher `layer` stop before those of a lower one. `timeout` and `grace` are seconds.
 
         Raises `ChildFailedError`, with the end of its log, when the process ends or is not ready in time.
         """
