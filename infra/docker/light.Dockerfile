@@ -9,7 +9,8 @@ COPY services services
 RUN /opt/autopoiesis/bin/pip install --no-cache-dir --no-deps --no-build-isolation ./packages/* ./services/*
 
 FROM python:3.11-slim-bookworm
-RUN useradd --uid 10001 --create-home autopoiesis && install -d -o autopoiesis -g autopoiesis /var/lib/autopoiesis
+RUN useradd --uid 10001 --create-home autopoiesis \
+ && install -d -o autopoiesis -g autopoiesis /var/lib/autopoiesis /var/lib/autopoiesis/blobs /var/lib/autopoiesis/segments
 COPY --from=build /opt/autopoiesis /opt/autopoiesis
 ENV PATH=/opt/autopoiesis/bin:$PATH PYTHONUNBUFFERED=1
 USER autopoiesis
