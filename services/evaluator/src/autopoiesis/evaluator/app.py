@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 
 DURABLE = "evaluators"
 """All evaluators share the proposals."""
-ACK_WAIT_S = 30.0
+ACK_WAIT_S = 10.0
+"""Held proposals are extended all the time; one whose evaluator died is delivered again after this."""
 
 
 async def main(settings: Settings, service: Service) -> None:
@@ -63,8 +65,9 @@ async def main(settings: Settings, service: Service) -> None:
         service.on_exit(lambda: asyncio.to_thread(jail.close))
         promoter = Promoter(store, bus, Guard(store, own, configured=settings[General].mode))
         judge = _judge(settings, store, jail)
-        service.spawn(promoter.run(), name="promoter")
-        await bus.consume(PROPOSED, DURABLE, _handler(judge), batch=1, ack_wait=ACK_WAIT_S)
+        service.on_exit(_stopper(service.spawn(promoter.run(), name="promoter")))
+        proposals = await bus.consume(PROPOSED, DURABLE, _handler(judge), batch=1, ack_wait=ACK_WAIT_S)
+        service.on_exit(proposals.cancel)
 
         def state() -> dict[str, Any]:
             return {"leading": promoter.leading, "isolation": list(jail.isolation)}
@@ -119,7 +122,17 @@ def _judge(settings: Settings, store: Store, jail: Jail) -> Judge:
     )
 
 
-def _handler(judge: Judge) -> Any:
+def _stopper(task: asyncio.Task[None]) -> Callable[[], Awaitable[object]]:
+    """Ends `task` before what it uses is closed."""
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    return stop
+
+
+def _handler(judge: Judge) -> Callable[[Delivered[Proposed]], Awaitable[None]]:
     async def handle(delivered: Delivered[Proposed]) -> None:
         await judge.judge(delivered.message)
 

@@ -12,6 +12,7 @@ from autopoiesis.evaluator.case import Arm
 from autopoiesis.evaluator.scoring import Replay
 from autopoiesis.evaluator.settings import EvaluatorSettings
 from autopoiesis.simulator.workload.snapshot import read_snapshot
+from autopoiesis.simulator.workload.window import Window, pack
 from autopoiesis.store import BlobStore, Store
 from autopoiesis.store.models import Snapshot
 
@@ -25,10 +26,15 @@ class Blocks:
 
     name: str
     """Hash of the bytes."""
-    data: bytes
+    window: Window
+    packed: bytes
+    """The same, for the jail."""
     seeds: tuple[int, ...]
-    model_error: float | None
-    """Relative error of the simulator's step times against what was measured in this window, where it was."""
+
+    @property
+    def model_error(self) -> float | None:
+        """Relative error of the simulator's step times against what was measured in this window, where it was."""
+        return self.window.info.step_error
 
 
 class FailedReplayError(Exception):
@@ -78,8 +84,8 @@ class Replays:
     async def _blocks(self, name: str, data: bytes, seed: str) -> Blocks:
         draw = random.Random(seed)
         seeds = tuple(draw.getrandbits(31) for _ in range(self._settings.seeds))
-        info = (await asyncio.to_thread(read_snapshot, data)).info
-        return Blocks(name, data, seeds, info.step_error)
+        window = (await asyncio.to_thread(read_snapshot, data)).window
+        return Blocks(name, window, pack(window), seeds)
 
     async def _one(self, arm: Arm, blocks: Blocks, load: float, seed: int) -> Replay:
         key = (arm.hash, blocks.name, load, seed)

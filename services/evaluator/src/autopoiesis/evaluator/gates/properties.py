@@ -19,5 +19,6 @@ class Properties:
         try:
             broken = await asyncio.wrap_future(self._jail.submit(job))
         except JailError as error:
-            return f"checking it ended in {type(error).__name__}: {error.detail.strip().splitlines()[-1:]}"
+            last = error.detail.strip().splitlines()[-1:]
+            return f"checking it ended in {type(error).__name__}: {''.join(last)}"
         return broken.decode() or None
