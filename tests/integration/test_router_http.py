@@ -136,6 +136,7 @@ async def test_bad_bodies(router: RunningRouter, raw: bytes, status: int, param:
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (status, param)
     assert set(error) == {"message", "type", "param", "code"}
+    assert f'invalid_requests_total{{status="{status}"}} 1.0' in (await router.client.get("/metrics")).text
     assert (await router.chat()).status_code == 200
 
 

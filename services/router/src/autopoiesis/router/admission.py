@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from uuid import uuid4
+from itertools import count
 
 import msgspec
 
@@ -19,15 +19,26 @@ from autopoiesis.router.settings import RouterSettings
 
 
 class Admission:
-    """Checks requests against settings and against what is known of the fleet. `key` is the installation's secret."""
+    """Checks requests against settings and against what is known of the fleet.
+
+    `key` is the installation's secret; `incarnation` begins the id of every request of this process.
+    """
 
     def __init__(
-        self, settings: RouterSettings, identities: Identities, fleet: Fleet, key: bytes, max_body_bytes: int
+        self,
+        settings: RouterSettings,
+        identities: Identities,
+        fleet: Fleet,
+        *,
+        key: bytes,
+        incarnation: str,
+        max_body_bytes: int,
     ) -> None:
         self._settings = settings
         self._identities = identities
         self._fleet = fleet
         self._key = key
+        self._ids = (f"{incarnation}{number:08x}" for number in count(1))
         self.max_body_bytes = max_body_bytes
         self.draining = False
         """Set when the process stops: nothing is admitted any more."""
@@ -43,7 +54,7 @@ class Admission:
             raise BadRequestError(f"invalid value for n: at most {most} choices", "n", "invalid_value")
         identity = self._identities.read(headers)
         return Flight(
-            uuid4().hex,
+            next(self._ids),
             read,
             identity,
             msgspec.Raw(body),

@@ -10,10 +10,11 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from autopoiesis.contracts.messages.telemetry import Outcome
 from autopoiesis.dispatch.events import Fault, Swapped
 from autopoiesis.router.flight import Flight
 from autopoiesis.router.records import first_token_s, pace_s
@@ -42,12 +43,28 @@ class State(NamedTuple):
     telemetry_dropped: int
 
 
+class _Series(NamedTuple):
+    """What one request counts into; finding them by labels costs more than counting."""
+
+    requests: Counter
+    e2e: Histogram
+    first: Histogram
+    pace: Histogram
+
+
 class Metrics:
     """Registers in `registry`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._requests = Counter(
             "autopoiesis_router_requests", "Arrivals by outcome", (*_LABELS, "outcome"), registry=registry
+        )
+        self._invalid = Counter(
+            "autopoiesis_router_invalid_requests",
+            "Bodies that were refused before they became a request",
+            ("status",),
+            registry=registry,
         )
         self._e2e = Histogram(
             "gen_ai_server_request_duration_seconds",
@@ -87,35 +104,42 @@ class Metrics:
         )
         ProcessCollector(registry=registry)
         self._registry = registry
-        self._series: dict[tuple[str, str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self._series: dict[tuple[str, str, str, Outcome], _Series] = {}
 
     def show(self, state: Callable[[], State]) -> None:
         """Gauges from now on; `state` is called at each scrape."""
         self._registry.register(_Gauges(state))
 
+    def invalid(self, status: int) -> None:
+        self._invalid.labels(str(int(status))).inc()
+
     def decided(self, seconds: float) -> None:
         self._decision.observe(seconds)
 
     def ended(self, flight: Flight, now: float) -> None:
+        assert flight.outcome is not None, "only an ended flight is counted"
         intake = flight.intake
         labels = (_OPERATION[intake.endpoint], intake.model, flight.identity.klass)
-        series = self._series.get(labels)
-        if series is None:
-            series = self._series[labels] = (
-                self._e2e.labels(*labels),
-                self._first.labels(*labels),
-                self._pace.labels(*labels),
-            )
-        self._requests.labels(*labels, flight.outcome).inc()
-        series[0].observe(now - flight.arrival)
+        series = self._series.get((*labels, flight.outcome)) or self._make_series(labels, flight.outcome)
+        series.requests.inc()
+        series.e2e.observe(now - flight.arrival)
         first_s = first_token_s(flight)
         if first_s is not None:
-            series[1].observe(first_s)
+            series.first.observe(first_s)
             pace = pace_s(flight, first_s)
             if pace is not None:
-                series[2].observe(pace)
+                series.pace.observe(pace)
         if flight.fuel:
             self._fuel.observe(flight.fuel)
+
+    def _make_series(self, labels: tuple[str, str, str], outcome: Outcome) -> _Series:
+        series = self._series[(*labels, outcome)] = _Series(
+            self._requests.labels(*labels, outcome),
+            self._e2e.labels(*labels),
+            self._first.labels(*labels),
+            self._pace.labels(*labels),
+        )
+        return series
 
     def fault(self, fault: Fault) -> None:
         self._faults.inc()

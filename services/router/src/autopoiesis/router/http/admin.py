@@ -33,7 +33,7 @@ def create(statement: Statement, policies: Policies, token: str) -> APIRouter:
     router = APIRouter(dependencies=[Depends(_guard(token))])
 
     @router.get("/state")
-    def state() -> dict[str, Any]:
+    async def state() -> dict[str, Any]:
         return statement.state()
 
     @router.put("/policy/pin")
@@ -80,7 +80,7 @@ def _read(body: bytes) -> tuple[str, str]:
 
 
 def _guard(token: str) -> Any:
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         if token:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):

@@ -1,4 +1,7 @@
-"""The HTTP application: FastAPI for everything but completions."""
+"""The HTTP application: FastAPI for everything but completions.
+
+Every endpoint is a coroutine, for plain functions run in threads and the dispatcher belongs to the event loop.
+"""
 
 from __future__ import annotations
 
@@ -33,27 +36,27 @@ def create(probe: Probe, hot: Completions, admin: APIRouter) -> Application:
     started = int(time.time())
 
     @app.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "alive"}
 
     @app.get("/ready")
-    def ready() -> JSONResponse:
+    async def ready() -> JSONResponse:
         missing = probe.missing()
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         return Response(probe.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def describe(model: str) -> dict[str, Any]:
         return {"id": model, "object": "model", "created": started, "owned_by": "autopoiesis"}
 
     @app.get("/v1/models")
-    def models() -> dict[str, Any]:
+    async def models() -> dict[str, Any]:
         return {"object": "list", "data": [describe(model) for model in probe.models]}
 
     @app.get("/v1/models/{model:path}")
-    def model(model: str) -> dict[str, Any]:
+    async def model(model: str) -> dict[str, Any]:
         if model not in probe.models:
             raise UnknownModelError(model, probe.models)
         return describe(model)

@@ -35,11 +35,12 @@ class _Disconnected(Exception):  # noqa: N818 - not an error: the client left be
 
 
 class Completions:
-    """One ASGI application for both endpoints."""
+    """One ASGI application for both endpoints. `invalid` is told the status of whatever never became a request."""
 
-    def __init__(self, serving: Serving, admission: Admission) -> None:
+    def __init__(self, serving: Serving, admission: Admission, invalid: Callable[[int], None]) -> None:
         self._serving = serving
         self._admission = admission
+        self._invalid = invalid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -52,6 +53,7 @@ class Completions:
         except _Disconnected:
             return
         except ApiError as error:
+            self._invalid(error.status)
             await _refuse(send, error, close=isinstance(error, TooLargeError))
             return
         self._serving.submit(flight)
