@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
-from autopoiesis.runtime.embedded import Supervisor, start_nats, start_postgres
+from autopoiesis.runtime.embedded import Supervisor, free_port, start_nats, start_postgres
 from autopoiesis.runtime.settings import BusSettings, DatabaseSettings, General, Settings
 from autopoiesis.store import Role, provision
 
@@ -133,19 +133,20 @@ class Installation:
     ) -> dict[str, Any]:
         name = name or service
         self._progress(name)
+        variables = {
+            "AUTOPOIESIS_SCOPE": self.running.scope,
+            "AUTOPOIESIS_MODE": self.running.mode,
+            "AUTOPOIESIS_BUS_URL": self.running.nats,
+            "AUTOPOIESIS_BLOBS_DIR": str(self.data_dir / "blobs"),
+            **self._database(service),
+            **self.shape.env,
+            **self.shape.service_env.get(service, {}),
+            **(env or {}),
+        }
         child = self.supervisor.start(
             name,
             [sys.executable, "-m", f"autopoiesis.{service}"],
-            env={
-                "AUTOPOIESIS_SCOPE": self.running.scope,
-                "AUTOPOIESIS_MODE": self.running.mode,
-                "AUTOPOIESIS_BUS_URL": self.running.nats,
-                "AUTOPOIESIS_BLOBS_DIR": str(self.data_dir / "blobs"),
-                **self._database(service),
-                **self.shape.env,
-                **self.shape.service_env.get(service, {}),
-                **(env or {}),
-            },
+            env=variables | self._lasting_port(service, variables),
             cwd=self._working_directory(name),
             ready="notify",
             restart=True,
@@ -153,6 +154,13 @@ class Installation:
             layer=2 if service == "router" else 1,
         )
         return child.ready or {}
+
+    def _lasting_port(self, service: str, variables: Mapping[str, str]) -> dict[str, str]:
+        """A free port in place of 0: one that the service chose itself would be another after each restart."""
+        variable = f"AUTOPOIESIS_{service.upper()}_PORT"
+        configured = {setting.key: setting.value for setting in self.settings}.get(f"{service}.port")
+        wanted = variables.get(variable, configured)
+        return {variable: str(free_port())} if str(wanted) == "0" else {}
 
     def _database(self, service: str) -> dict[str, str]:
         role = ROLE_OF.get(service)
