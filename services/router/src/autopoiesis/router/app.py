@@ -16,15 +16,11 @@ import structlog
 from autopoiesis.contracts.messages.policy import Faulted
 from autopoiesis.contracts.messages.telemetry import RequestBatch
 from autopoiesis.contracts.subjects import (
-    ACTIVATIONS,
     FAULTED,
     HEARTBEAT,
-    POLICY_EVENTS,
     PROMOTED,
     REQUEST_TELEMETRY,
     ROLLED_BACK,
-    ROUTER_INBOX,
-    TELEMETRY,
     slug,
 )
 from autopoiesis.dispatch import Dispatcher, DispatchSettings
@@ -87,18 +83,15 @@ async def main(settings: Settings, service: Service) -> None:
 
 async def serve(settings: Settings, service: Service, telemetry: Telemetry, instance: str) -> None:
     """Serve until stopped, then drain. `instance` is unique. Raises OperatorError for settings that cannot be."""
-    own, bus_settings = settings[RouterSettings], settings[BusSettings]
+    own = settings[RouterSettings]
     record = None
     if own.record:
         record = _open_record(Path(own.record))
         service.on_exit(partial(asyncio.to_thread, record.close))
-    bus = await Bus.connect(
-        bus_settings.url,
-        name=f"router {instance}",
-        user=bus_settings.user,
-        password=bus_settings.password,
-        credentials=bus_settings.credentials,
-        inbox_prefix=ROUTER_INBOX,
+    bus = await Bus.open(
+        settings[BusSettings],
+        "router",
+        instance=instance,
         on_closed=lambda: service.fail("the connection to NATS closed for good"),
     )
     service.on_exit(bus.drain)
@@ -253,7 +246,7 @@ async def _sweep(serving: Serving) -> None:
 async def _ensure_streams(bus: Bus) -> bool:
     try:
         async with asyncio.timeout(STREAMS_S):
-            await bus.ensure_streams((TELEMETRY, POLICY_EVENTS, ACTIVATIONS))
+            await bus.ensure_streams()
     except Exception as error:
         log.warning("JetStream is not usable; serving goes on without it", error=repr(error))
         return False
