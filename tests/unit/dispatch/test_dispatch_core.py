@@ -444,3 +444,31 @@ def test_the_fallback_leaves_decode_replicas_alone() -> None:
     core = dispatcher(FakePolicy(faulty))
     fed(core, 0.0, beat("a", role="decode"), beat("b", queued_prefill_tokens=5000))
     assert sends(core.handle(0.1, arrival())) == [("q", "b")]
+
+
+def test_each_time_without_replicas_is_waited_out_anew() -> None:
+    core = dispatcher(FakePolicy(lambda request, replicas, ctx: HOLD), no_replica_wait_s=5.0)
+    assert core.handle(0.0, arrival()) == []
+    fed(core, 4.0, beat(), ev.Wake(), ev.ReplicaGone("a", "gone"))
+    assert core.handle(4.5, ev.Wake()) == []
+    refused: list[ev.Action] = []
+    while not refused:
+        now = core.next_wake
+        refused = core.handle(now, ev.Wake())
+    assert now == 9.5
+    assert isinstance(refused[0], ev.Refuse)
+    assert refused[0].reason == "no_replica"
+
+
+def test_a_timer_of_an_earlier_wait_is_not_in_force() -> None:
+    core = dispatcher(
+        FakePolicy(lambda request, replicas, ctx: HOLD if request.attempts else Assign(0)),
+        no_replica_wait_s=5.0,
+        hold_max_s=20.0,
+        suspect_after_s=100.0,
+    )
+    fed(core, 0.0, arrival())
+    assert sends(fed(core, 1.0, beat("a"), beat("b"), ev.Wake())) == [("q", "a")]
+    fed(core, 2.0, ev.ReplicaGone("a", "gone"), ev.Wake())
+    assert core.queue_length("m") == 1
+    assert core.next_wake == 22.0
