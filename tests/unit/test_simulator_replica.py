@@ -80,6 +80,28 @@ def test_cancel_frees_what_was_held() -> None:
     assert replica.stats(10.0).kv_used_tokens == 0
 
 
+def test_restored_jobs_go_on_where_they_were() -> None:
+    replica = engine()
+    replica.restore(5.0, Job(1, 500, 20), 17)
+    replica.restore(5.0, Job(2, 300, 20), 0)
+    ended = {e.id: e.time for e in replica.advance(math.inf) if e.finished}
+    first = STEPS.step([(300, 0)], 1, 517, 2)
+    rest = STEPS.step([], 2, 518 + 301, 2) + STEPS.step([], 2, 519 + 302, 2)
+    assert ended[1] == pytest.approx(5.0 + first + rest)
+    assert replica.tokens_out == 3 + 20
+    with pytest.raises(ValueError, match="before the first step"):
+        replica.restore(9.0, Job(3, 5, 5), 1)
+
+
+def test_restored_jobs_without_room_are_computed_again() -> None:
+    replica = engine(kv_capacity_tokens=1600)
+    replica.restore(0.0, Job(1, 800, 20), 10)
+    replica.restore(0.0, Job(2, 800, 20), 10)
+    stats = replica.stats(0.0)
+    assert (stats.running, stats.waiting, stats.queued_prefill_tokens) == (1, 1, 810)
+    assert {e.id for e in replica.advance(math.inf) if e.finished} == {1, 2}
+
+
 def test_drop_all_names_the_lost() -> None:
     replica = engine(max_running=1)
     replica.submit(0.0, Job("a", 500, 100))

@@ -6,7 +6,8 @@ typical on-demand rates of 2026 and move: override them with `Gpu.priced`.
 
 Efficiencies are starting values for vLLM with CUDA graphs, from measured kernels (NVIDIA aiconfigurator, Apache-2.0: A100,
 H100, H200, L40S, RTX PRO 6000) and measured layers (LLMServingSim profiler, MIT: RTX 4090). H20 and L4 take those of the
-nearest measured chip. Calibration replaces them.
+nearest measured chip. Step overheads are those that make per-request logs of vLLM 0.19 come out (LLMServingSim bench, MIT): 1 ms
+on an RTX 4090, which is assumed of the others too, 3 ms on an RTX PRO 6000. Calibration replaces them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Efficiency:
     """Of peak FLOP/s by attention over a prompt chunk."""
     decode_attention: float
     """Of memory bandwidth while reading the KV cache."""
-    step_overhead_s: float = 0.0005
+    step_overhead_s: float = 0.001
     """Per engine step: scheduling, launches and sampling that the GPU waits for."""
     sequence_overhead_s: float = 4e-6
     """Per sampled sequence and step."""
@@ -68,8 +69,8 @@ _A100 = Efficiency(0.86, 0.70, 0.48, 0.77)
 _H100 = Efficiency(0.80, 0.77, 0.50, 0.85)
 _H200 = Efficiency(0.74, 0.71, 0.50, 0.83)
 _L40S = Efficiency(0.63, 0.78, 0.42, 0.83)
-_ADA = Efficiency(0.84, 0.93, 0.45, 0.85, 0.0003)
-_PRO = Efficiency(0.84, 0.78, 0.50, 0.83)
+_ADA = Efficiency(0.84, 0.93, 0.45, 0.85)
+_PRO = Efficiency(0.84, 0.78, 0.50, 0.83, step_overhead_s=0.003)
 
 GPUS: Final[dict[str, Gpu]] = {
     gpu.name: gpu

@@ -149,6 +149,33 @@ class Replica:
         ):
             self._interrupt(now)
 
+    def restore(self, now: float, job: Job, produced: int) -> None:
+        """Take over a job that has `produced` tokens already; before the first step only.
+
+        It goes on decoding where batch and KV cache have room, else it waits to be computed again.
+        """
+        check(job, self.config)
+        if self._run or self.steps or produced >= job.output_tokens:
+            raise ValueError(
+                f"job {job.id!r}: only unfinished jobs can be restored, and only before the first step"
+            )
+        self._orders += 1
+        self._sequences[job.id] = sequence = _Sequence(job, self._orders)
+        sequence.target, sequence.emitted = job.prompt_tokens + produced, produced
+        pages = -(-(sequence.target) // self._pages)
+        full = len(self._decoding) >= self.config.max_running or self._decode_pages(1) + pages > self._blocks
+        self._end = now
+        if full or not produced:
+            self._enqueue(sequence)
+            return
+        sequence.queued = False
+        sequence.base = context = sequence.target - 1
+        sequence.finish_step = job.output_tokens - produced
+        heappush(self._decoding, (sequence.finish_step, sequence.order, sequence))
+        self._context += context
+        self._residues[context % self._pages] += 1
+        self._whole_pages += context // self._pages
+
     def cancel(self, now: float, job_id: RequestId) -> bool:
         """Drop a job: no more tokens of it come out. False where it is not here (any more)."""
         self._settle(now)

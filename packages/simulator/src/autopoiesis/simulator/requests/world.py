@@ -140,10 +140,12 @@ class World:
         self._decisions = 0
         self._now = min(prepared.root_times[0], 0.0) if prepared.root_times else 0.0
         for spec in fleet.replicas:
-            self._join(spec, self._now)
+            self._add(spec, self._now)
+        self._restore(in_flight)
+        for engine in self._engines:
+            self._greet(self._now, engine)
         for change in fleet.changes:
             self._push(change.at, _CHANGE, change)
-        self._restore(in_flight)
 
     def run(self) -> Outcome:
         """Until every arrival has ended, or `drain_s` after the last one."""
@@ -379,23 +381,26 @@ class World:
 
     # --- the fleet ---
 
-    def _join(self, spec: ReplicaSpec, now: float) -> None:
-        """Its first heartbeat is at once, the others follow with a phase of their own."""
+    def _add(self, spec: ReplicaSpec, now: float) -> _Engine:
         noise = self._settings.step_noise
         draw = random.Random(f"{self._seed}/{spec.name}").lognormvariate if noise else None
         engine = _Engine(spec, now, (lambda: draw(0.0, noise)) if draw else None)
         self._index[spec.name] = len(self._engines)
         self._engines.append(engine)
+        return engine
+
+    def _greet(self, now: float, engine: _Engine) -> None:
+        """The first heartbeat is at once, the others follow with a phase of their own."""
         event = ev.Beat(engine.heartbeat(now))
         for router in range(len(self._routers)):
             self._tell(now, router, event)
-        phase = random.Random(f"{self._seed}/{spec.name}/beat").random()
+        phase = random.Random(f"{self._seed}/{engine.spec.name}/beat").random()
         self._push(now + phase * self._settings.heartbeat_s, _BEAT, engine)
 
     def _change(self, now: float, change: Change) -> None:
         if change.kind == "join":
             assert change.spec is not None
-            self._join(change.spec, now)
+            self._greet(now, self._add(change.spec, now))
             return
         engine = self._engines[self._index[change.replica]]
         if engine.state == "failed":
@@ -411,16 +416,18 @@ class World:
             self._tell(now, router, ev.ReplicaGone(change.replica, "the connection ended"))
 
     def _restore(self, in_flight: Sequence[InFlight]) -> None:
-        """Work that engines had when the window began; it is computed again, not scored."""
+        """Work that engines had when the window began, not scored; their ids are negative."""
         for number, work in enumerate(in_flight, 1):
             index = self._index.get(work.replica)
-            left = work.output_tokens - work.produced_tokens
-            if index is not None and left > 0:
-                engine = self._engines[index]
-                engine.replica.submit(
-                    self._now, Job(-number, work.prompt_tokens + work.produced_tokens, left)
-                )
-                self._schedule(engine)
+            if index is None or work.produced_tokens >= work.output_tokens:
+                continue
+            engine = self._engines[index]
+            job = Job(-number, work.prompt_tokens, work.output_tokens)
+            try:
+                engine.replica.restore(self._now, job, work.produced_tokens)
+            except TooLongError:
+                continue  # another engine's limits than when it was recorded
+            self._schedule(engine)
 
     def _totals(self, engine: _Engine) -> ReplicaTotals:
         spec, replica = engine.spec, engine.replica
