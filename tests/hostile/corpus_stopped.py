@@ -134,6 +134,12 @@ NUMBERS = {
     "constant shift": "X = 1 << 10 ** 9\ndef route(request, replicas, ctx):\n    return X",
     "constant repetition": "X = [0] * 10 ** 9\ndef route(request, replicas, ctx):\n    return X",
     "constant text": "X = 'a' * 10 ** 9\ndef route(request, replicas, ctx):\n    return X",
+    "squaring by the step of a range": "x = 3\nwhile True:\n    x = range(0, 1, x).step * range(0, 1, x).step",
+    "doubling by the step of a range": "x = 3\nwhile True:\n    x = range(0, 1, x).step + range(0, 1, x).step",
+    "squaring by the priority of a decision": "x = 3\nwhile True:\n    x = Assign(0, 0, x).priority * Assign(0, 0, x).priority",
+    "squaring by the count of an entry": (
+        "x = 3\nwhile True:\n    y = [Replicas(0, 'a', 1, x)]\n    x = y[0].count * y[0].count"
+    ),
     "negative power tower": "x = 2\nwhile True:\n    x = x ** 2",
     "or of shifted bits": "x = 1\nwhile True:\n    x = (x << 1) | 1",
     "absolute value in a product": "x = -3\nwhile True:\n    x = abs(x) * abs(x)",

@@ -14,6 +14,8 @@ NODE_LIMIT: Final = 6_000
 """AST nodes in one policy."""
 DEPTH_LIMIT: Final = 48
 """Nesting of the AST."""
+FUNCTION_LIMIT: Final = 100
+"""Top-level functions in one policy."""
 STRING_LIMIT: Final = 200
 """Characters in one string literal outside docstrings."""
 INT_LITERAL_LIMIT: Final = 2**63

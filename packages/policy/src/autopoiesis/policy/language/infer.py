@@ -12,6 +12,8 @@ from autopoiesis.policy.language.module import Module, names_bound
 from autopoiesis.policy.language.types import ANYTHING, CONTAINER, COUNT, NOTHING, REAL, TRUTH, Type, join
 
 _WIDEN_AFTER: Final = 3
+_GIVE_UP_AFTER: Final = 12
+"""Passes over the module; programs by hand take three or four, and only a crafted one takes many."""
 _PARAMETERS: Final[dict[str, Type]] = {
     "request": Type(types.VIEW["Request"]),
     "replicas": Type(types.VIEWS["Replica"]),
@@ -43,6 +45,8 @@ class Inference:
         while self._changed:
             self._changed = False
             self._pass += 1
+            if self._pass > _GIVE_UP_AFTER:
+                self._know_nothing()
             for name, function in module.functions.items():
                 self._scope = name
                 for statement in function.body:
@@ -68,6 +72,11 @@ class Inference:
                         if owner in found:
                             found[owner].add(node.attr)
         return {name: frozenset(names) for name, names in found.items()}
+
+    def _know_nothing(self) -> None:
+        for scope, names in self._bound.items():
+            self._variables.update(dict.fromkeys(((scope, name) for name in names), ANYTHING))
+            self._returns[scope] = ANYTHING
 
     def _constants(self) -> None:
         for name, value in self._module.constants.items():
@@ -232,11 +241,8 @@ class Inference:
                 )
             case ast.UnaryOp(op=op, operand=operand):
                 inner = self._expression(operand)
-                return (
-                    TRUTH
-                    if isinstance(op, ast.Not)
-                    else Type((inner.kinds & types.NUMBER) or types.NUMBER, inner.bits + 1)
-                )
+                number = types.limited((inner.kinds & types.NUMBER) or types.NUMBER, inner.bits + 1)
+                return TRUTH if isinstance(op, ast.Not) else number
             case ast.Compare(left=left, comparators=comparators):
                 for operand in (left, *comparators):
                     self._expression(operand)
@@ -383,7 +389,9 @@ class Inference:
             case "float":
                 return REAL
             case "abs" if arguments:
-                return Type((arguments[0].kinds & types.NUMBER) or types.NUMBER, arguments[0].bits + 1)
+                return types.limited(
+                    (arguments[0].kinds & types.NUMBER) or types.NUMBER, arguments[0].bits + 1
+                )
             case "int" if arguments:
                 return Type(
                     types.INT, arguments[0].bits if arguments[0].within(types.INT) else types.UNBOUNDED

@@ -81,18 +81,16 @@ def _closure(module: Module, wanted: list[str]) -> set[str]:
 
 def _same(own: Module, parent: Module, name: str) -> bool:
     """Whether both mean the same by `name`, so that one definition serves."""
-    if name in own.math_names and name in parent.math_names:
-        return True
-    for table in ("constants", "functions"):
-        mine, theirs = getattr(own, table).get(name), getattr(parent, table).get(name)
-        if mine is not None and theirs is not None:
-            used = {node.id for node in ast.walk(theirs) if isinstance(node, ast.Name)} & parent.names - {
-                name
-            }
-            return bool(plain(mine) == plain(theirs)) and all(
-                used_name in own.names and _same(own, parent, used_name) for used_name in used
-            )
-    return False
+    return all(
+        _definition(own, used) == _definition(parent, used) is not None for used in _closure(parent, [name])
+    )
+
+
+def _definition(module: Module, name: str) -> object:
+    if name in module.math_names:
+        return "math"
+    found = module.functions.get(name) or module.constants.get(name)
+    return None if found is None else plain(found)
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -124,7 +124,8 @@ class Meter(ast.NodeTransformer):
         ).body
         for statement in toll:
             for part in ast.walk(statement):
-                ast.copy_location(part, node)
+                if isinstance(part, ast.expr | ast.stmt):
+                    part.lineno = part.end_lineno = node.lineno
         return _at(
             node, ast.While(self.visit(node.test), [*toll, *self._block(node.body)], self._block(node.orelse))
         )

@@ -116,7 +116,15 @@ def owners(base: Type, attribute: str) -> list[str]:
     return known if base.kinds and not base.kinds & OTHER and known else having
 
 
+_PLAIN_VALUES: Final = (0, 0.0, 0j, "", [], (), {}, set(), range(0), None, len, owners, api.Assign, api.HOLD)
+_AMBIGUOUS: Final = frozenset(name for value in _PLAIN_VALUES for name in dir(value)) & grammar.READABLE
+"""Fields that a value which is no view may have too, and then of any size: `range(a, b, c).step`."""
+
+
 def of_attribute(base: Type, attribute: str) -> Type:
+    """The type of `value.attribute` where `value` is of type `base`."""
+    if attribute in _AMBIGUOUS and not base.within(ANY_VIEW | NONE):
+        return ANYTHING
     having = owners(base, attribute)
     return join(*(FIELD_TYPES[name][attribute] for name in having)) if having else ANYTHING
 

@@ -79,6 +79,13 @@ def check(source: str, kind: Kind, *, complete: bool = False) -> tuple[ast.Modul
     tree = parse(source, problems)
     if tree is not None:
         module = Module(tree, problems)
+        if len(module.functions) > grammar.FUNCTION_LIMIT:
+            problems.add(
+                None,
+                "size",
+                f"{len(module.functions)} functions; the limit is {grammar.FUNCTION_LIMIT}",
+                "fewer",
+            )
         for function in module.functions.values():
             FunctionChecker(module, problems).function(function)
         _entry_points(module, kind, problems, complete=complete)
