@@ -156,15 +156,18 @@ async def connect(router: Router, bus: Bus, settings: Settings, service: Service
     await bus.subscribe(HEARTBEAT, lambda item: serving.beat(item.message))
     if not await _ensure_streams(bus):
         service.spawn(_keep_ensuring_streams(bus), name="streams")
-    for scope in scopes(settings[General].scope):
-        for subject in (PROMOTED, ROLLED_BACK):
-            await bus.watch_last(
-                subject,
-                lambda item: policies.hear(item.message),
-                timeout=STREAMS_S,
-                scope=slug(scope),
-                kind="dispatch",
-            )
+    watches = [
+        bus.watch_last(
+            subject,
+            lambda item: policies.hear(item.message),
+            timeout=STREAMS_S,
+            scope=slug(scope),
+            kind="dispatch",
+        )
+        for scope in scopes(settings[General].scope)
+        for subject in (PROMOTED, ROLLED_BACK)
+    ]
+    await asyncio.gather(*watches)
     service.spawn(_sweep(serving), name="sweep")
     service.spawn(router.shipper.run(), name="telemetry")
 

@@ -48,6 +48,7 @@ class Shipper:
         self._batch: RequestBatch | None = None
         self._shipping = asyncio.Lock()
         self._number = 0
+        self._failing = False
         self.dropped = 0
 
     def add(self, record: RequestRecord) -> None:
@@ -92,8 +93,15 @@ class Shipper:
                 try:
                     await self._publish(self._batch, name)
                 except Exception as error:
-                    log.warning("telemetry batch not stored; trying again", batch=name, error=repr(error))
+                    level = log.debug if self._failing else log.warning
+                    level(
+                        "telemetry is not stored; keeping it and trying again", batch=name, error=repr(error)
+                    )
+                    self._failing = True
                     return False
+                if self._failing:
+                    log.info("telemetry is stored again", waiting=self.waiting, dropped=self.dropped)
+                self._failing = False
                 self._batch = None
         return True
 
