@@ -27,7 +27,11 @@ def test_a_layout_names_its_replicas() -> None:
 
 @pytest.mark.parametrize(
     ("text", "wrong"),
-    [("2xH100 ++ L40S", "cannot read ''"), ("H100 L40S!", "cannot read"), ("3xB17", "unknown GPU type 'B17'")],
+    [
+        ("2xH100 ++ L40S", "cannot read ''"),
+        ("H100 L40S!", "cannot read"),
+        ("3xB17", "unknown GPU type 'B17'"),
+    ],
 )
 def test_a_bad_layout_says_which_part(text: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
@@ -77,7 +81,10 @@ def test_older_leases_are_refused_and_old_revisions_ignored() -> None:
 
 @pytest.mark.parametrize(
     ("state", "why"),
-    [(desired(wanted("a"), wanted("a")), "'a' twice"), (desired(wanted("a", tp=4)), "needs 4 x H100; node n has 2")],
+    [
+        (desired(wanted("a"), wanted("a")), "'a' twice"),
+        (desired(wanted("a", tp=4)), "needs 4 x H100; node n has 2"),
+    ],
 )
 def test_what_the_node_cannot_have_is_refused(state: DesiredState, why: str) -> None:
     with pytest.raises(DesiredStateError, match=why):
@@ -94,7 +101,11 @@ def test_a_changed_replica_leaves_before_it_returns() -> None:
 
 SPECS = st.lists(
     st.builds(
-        wanted, st.sampled_from("abcde"), st.sampled_from(["H100", "L40S"]), st.integers(1, 2), st.integers(0, 1)
+        wanted,
+        st.sampled_from("abcde"),
+        st.sampled_from(["H100", "L40S"]),
+        st.integers(1, 2),
+        st.integers(0, 1),
     ),
     max_size=5,
     unique_by=lambda replica: replica.replica,

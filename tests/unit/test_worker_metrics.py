@@ -80,7 +80,9 @@ def test_the_law_behind_noisy_observations_is_found() -> None:
     for _ in range(3000):
         tokens, running = rng.uniform(0, 300_000), rng.randint(1, 60)
         noise = rng.lognormvariate(0, 0.05)
-        estimator.pause((base + kv * tokens + sequence * running) * noise, kv_tokens=tokens, sequences=running)
+        estimator.pause(
+            (base + kv * tokens + sequence * running) * noise, kv_tokens=tokens, sequences=running
+        )
         prompt = rng.randint(1, 8000)
         steps = -(-prompt // 2048)
         seconds = steps * (base + kv * tokens + sequence * running) + prefill * prompt

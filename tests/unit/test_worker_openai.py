@@ -10,7 +10,8 @@ from autopoiesis.worker.engines.body import BodyError, prompt_tokens, read
 
 def test_the_body_goes_on_untouched_but_for_ours() -> None:
     sent = openai.upstream_body(
-        b'{"model":"m","temperature":0.70,"simulate":{"output_tokens":3},"stream_options":{"x":1}}', stream=True
+        b'{"model":"m","temperature":0.70,"simulate":{"output_tokens":3},"stream_options":{"x":1}}',
+        stream=True,
     )
     assert msgspec.json.decode(sent) == {
         "model": "m",
@@ -74,7 +75,16 @@ def test_an_unknown_finish_reason_is_a_stop() -> None:
     ("body", "tokens"),
     [
         ({"messages": [{"role": "user", "content": "12345"}]}, 2),
-        ({"messages": [{"content": "1234"}, {"content": None}, {"content": [{"type": "text", "text": "é"}]}]}, 2),
+        (
+            {
+                "messages": [
+                    {"content": "1234"},
+                    {"content": None},
+                    {"content": [{"type": "text", "text": "é"}]},
+                ]
+            },
+            2,
+        ),
         ({"prompt": "12345678"}, 2),
         ({"prompt": ["1234", "1234"]}, 2),
         ({"prompt": [1, 2, 3]}, 3),
