@@ -57,7 +57,7 @@ class KnownQuality:
     async def __call__(self, arm: Arm, blocks: Blocks, *, load: float, seed: int) -> Replay:
         self.runs.append((arm.hash, blocks.name, load, seed))
         if arm.hash in self.failing:
-            raise FailedReplayError("JailTimeout")
+            raise FailedReplayError(arm, "JailTimeout")
         table = {**self.quality, **(self.sealed_quality if blocks.name == self.sealed else {})}
         share = table.get(arm.hash, BASE) / load
         fates = np.random.default_rng([seed, round(load * 100)])
@@ -415,6 +415,17 @@ async def test_properties_and_failed_replays_reject(make: Any) -> None:
     source = candidate(2)
     bench.simulate.failing.add(hash_of(source))
     assert (await bench.propose(source, ready)).reason == "selection: its replay failed: JailTimeout"
+    bench.simulate.failing = {bench.incumbent}
+    assert "selection: the rival's (" in (await bench.propose(candidate(3), ready)).reason
+
+
+async def test_a_shipped_policy_whose_replay_fails_is_no_rival(make: Any) -> None:
+    bench = make()
+    source = candidate(1)
+    bench.simulate.quality[hash_of(source)] = 0.8
+    bench.simulate.failing = {arm.hash for arm in shipped("dispatch") if arm.name != "round_robin"}
+    judgement = await bench.propose(source, await bench.window())
+    assert (judgement.verdict, judgement.best_baseline) == ("promote", "round_robin")
 
 
 async def test_the_kept_source_is_what_is_judged(make: Any, store: Store) -> None:

@@ -13,11 +13,15 @@ from evaluator_window import SCOPE, keep_window
 
 from autopoiesis.contracts.messages.policy import Proposed
 from autopoiesis.contracts.subjects import EVALUATED, PROMOTED, PROPOSED, REJECTED, slug
+from autopoiesis.evaluator.app import open_store
+from autopoiesis.evaluator.settings import EvaluatorSettings
 from autopoiesis.policy import library
 from autopoiesis.policy.api import API_VERSION
 from autopoiesis.policy.language import policy_hash
 from autopoiesis.runtime import embedded
 from autopoiesis.runtime.bus import Bus
+from autopoiesis.runtime.errors import OperatorError
+from autopoiesis.runtime.settings import Settings
 from autopoiesis.store import BlobStore, Role, Store, operations, provision
 
 WaitFor = Callable[..., Awaitable[None]]
@@ -40,7 +44,6 @@ def start(
     nats_url: str,
     blobs: Path,
     name: str,
-    **env: str,
 ) -> embedded.Child:
     return supervisor.start(
         name,
@@ -54,7 +57,6 @@ def start(
             "AUTOPOIESIS_EVALUATOR_LOADS": json.dumps([0.9, 1.0]),
             "AUTOPOIESIS_EVALUATOR_SEEDS": "1",
             "AUTOPOIESIS_EVALUATOR_NICE": "0",
-            **env,
         },
         cwd=blobs,
         ready="notify",
@@ -171,21 +173,26 @@ async def test_stopped_while_it_judges_it_goes_at_once_and_gives_the_proposal_ba
     assert "Traceback" not in child.log.read_text()
 
 
-async def test_settings_that_cannot_be_are_named(
-    own_supervisor: embedded.Supervisor, roles: dict[Role, str], nats_url: str, tmp_path: Path
-) -> None:
-    for name, env, said in (
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
         (
-            "no-policy",
-            {"AUTOPOIESIS_EVALUATOR_INITIAL": "best"},
-            "evaluator.initial = 'best' is not a shipped",
+            "evaluator.initial",
+            "best",
+            "evaluator.initial = 'best' is not a shipped dispatch policy; there are",
         ),
-        ("no-database", {"AUTOPOIESIS_DATABASE_URL": ""}, "database.url is empty"),
+        ("database.url", "", "database.url is empty"),
         (
-            "closed",
-            {"AUTOPOIESIS_DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c"},
+            "database.url",
+            "postgresql://a:b@127.0.0.1:1/c",
             "Is it running there? If not there, set database.url",
         ),
-    ):
-        with pytest.raises(embedded.ChildFailedError, match=re.escape(said)):
-            await asyncio.to_thread(start, own_supervisor, roles, nats_url, tmp_path, name, **env)
+    ],
+)
+async def test_settings_that_cannot_be_are_named(
+    roles: dict[Role, str], key: str, value: str, said: str
+) -> None:
+    flags = {"database.url": roles["evaluator"], key: value}
+    settings = Settings.load(EvaluatorSettings, env={}, flags=flags)
+    with pytest.raises(OperatorError, match=re.escape(said)):
+        await open_store(settings, settings[EvaluatorSettings])

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
@@ -17,6 +19,7 @@ log = logging.getLogger(__name__)
 
 KEEP_S = 7 * 86_400.0
 """How long published messages stay in the table."""
+PRUNE_EVERY_S = 3600.0
 POLL_S = 0.2
 PATIENCE_S = 5.0
 """Longest wait before trying again after a failure."""
@@ -66,11 +69,14 @@ async def keep_relaying(
             async with store.exclusive(f"relay:{owner}") as lock:
                 log.info("relaying the outbox of %s", owner)
                 async with leading(lock) if leading else nullcontext():
-                    async with lock.begin() as unit:
-                        await unit.outbox.prune(owner, older_than_s=KEEP_S)
+                    pruned = -math.inf
                     while True:
                         await relay(lock, owner, publish)
                         delay = poll_s
+                        if time.monotonic() - pruned > PRUNE_EVERY_S:
+                            async with lock.begin() as unit:
+                                await unit.outbox.prune(owner, older_than_s=KEEP_S)
+                            pruned = time.monotonic()
                         await asyncio.sleep(poll_s)
         except Exception as error:
             log.warning("the outbox of %s waits: %s; trying again in %.1f s", owner, error, delay)

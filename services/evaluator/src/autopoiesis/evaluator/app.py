@@ -48,7 +48,7 @@ async def main(settings: Settings, service: Service) -> None:
     telemetry = configure("evaluator", settings[TelemetrySettings])
     os.nice(own.nice)
     try:
-        store = await _store(settings, own)
+        store = await open_store(settings, own)
         service.on_exit(store.close)
         bus = await Bus.connect(
             bus_settings.url,
@@ -84,7 +84,8 @@ async def main(settings: Settings, service: Service) -> None:
         telemetry.shutdown()
 
 
-async def _store(settings: Settings, own: EvaluatorSettings) -> Store:
+async def open_store(settings: Settings, own: EvaluatorSettings) -> Store:
+    """The store with the shipped policies in it and something in force. Raises OperatorError."""
     url = settings[DatabaseSettings].url
     if not url:
         raise OperatorError("database.url is empty; set it to postgresql://…, the evaluator's role")

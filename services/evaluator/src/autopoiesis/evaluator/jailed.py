@@ -37,6 +37,6 @@ class JailedSimulation:
             return audited(result.cells[0], blocks.window)
         except JailError as error:
             last = error.detail.strip().splitlines()[-1:]
-            raise FailedReplayError(f"{type(error).__name__}: {''.join(last)}") from error
+            raise FailedReplayError(arm, f"{type(error).__name__}: {''.join(last)}") from error
         except BadResultError as error:
-            raise FailedReplayError(f"its result cannot be: {error}") from error
+            raise FailedReplayError(arm, f"its result cannot be: {error}") from error

@@ -17,6 +17,7 @@ from autopoiesis.contracts.subjects import EVALUATED, REJECTED, slug
 from autopoiesis.evaluator.case import Arm, Case, unjudged
 from autopoiesis.evaluator.gates import Gate
 from autopoiesis.evaluator.metrics import Metrics
+from autopoiesis.evaluator.replays import FailedReplayError
 from autopoiesis.evaluator.shipped import in_force, shipped
 from autopoiesis.policy.api import API_VERSION
 from autopoiesis.policy.language import PolicyError, compile_policy
@@ -104,8 +105,12 @@ class Judge:
     async def _through_gates(self, case: Case) -> str | None:
         for gate in self._gates:
             case.findings.gate = gate.name
-            with self._metrics.timed(gate.name):
-                objection = await gate(case)
+            try:
+                with self._metrics.timed(gate.name):
+                    objection = await gate(case)
+            except FailedReplayError as error:
+                whose = "its" if error.arm == case.candidate else f"the rival's ({error.arm.hash[:12]})"
+                objection = f"{whose} replay failed: {error}"
             if objection is not None:
                 return f"{gate.name}: {objection}"
         return None

@@ -40,6 +40,10 @@ class Blocks:
 class FailedReplayError(Exception):
     """A policy's replay did not end well: time, memory, a crash, or results that cannot be."""
 
+    def __init__(self, arm: Arm, why: str) -> None:
+        super().__init__(why)
+        self.arm = arm
+
 
 class Simulate(Protocol):
     """Replays one policy once. Raises FailedReplayError."""

@@ -1,7 +1,7 @@
 from autopoiesis.evaluator import scoring
 from autopoiesis.evaluator.bootstrap import TooFewBlocksError, paired_gain
 from autopoiesis.evaluator.case import Case
-from autopoiesis.evaluator.replays import Blocks, FailedReplayError, Replays
+from autopoiesis.evaluator.replays import Blocks, Replays
 from autopoiesis.evaluator.scoring import Replay
 from autopoiesis.evaluator.settings import EvaluatorSettings
 from autopoiesis.store import Store
@@ -28,14 +28,11 @@ class Decision:
             looks = await unit.evaluations.looks(case.window.sealed_hash, self.name)
         if looks >= self._settings.looks:
             return f"{looks} candidates were decided on these sealed blocks already; it needs a new window"
-        trace = await self._replays.sealed_blocks(case.window, seed=case.seed)
-        try:
-            ours = await self._replays.run(case.candidate, trace)
-        except FailedReplayError as error:
-            return f"its replay failed: {error}"
-        theirs = await self._replays.run(case.incumbent, trace)
-        await self._compare_with_baseline(case, trace, ours)
-        return self._note(case, ours, theirs, trace.model_error) or self._limits(case, ours, theirs)
+        blocks = await self._replays.sealed_blocks(case.window, seed=case.seed)
+        ours = await self._replays.run(case.candidate, blocks)
+        theirs = await self._replays.run(case.incumbent, blocks)
+        await self._compare_with_baseline(case, blocks, ours)
+        return self._note(case, ours, theirs, blocks.model_error) or self._limits(case, ours, theirs)
 
     def _note(
         self, case: Case, ours: list[Replay], theirs: list[Replay], model_error: float | None
@@ -79,8 +76,8 @@ class Decision:
                     return f"{name} loses {loss:.1%} attainment; {allowed:.1%} is allowed"
         return None
 
-    async def _compare_with_baseline(self, case: Case, trace: Blocks, ours: list[Replay]) -> None:
+    async def _compare_with_baseline(self, case: Case, blocks: Blocks, ours: list[Replay]) -> None:
         best = case.findings.best_baseline
         if best is not None:
-            theirs = scoring.goodput(await self._replays.run(best, trace))
+            theirs = scoring.goodput(await self._replays.run(best, blocks))
             case.findings.gain_over_baseline = scoring.goodput(ours) / theirs - 1 if theirs else 0.0

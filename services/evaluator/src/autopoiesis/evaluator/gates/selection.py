@@ -1,7 +1,11 @@
+import logging
+
 from autopoiesis.contracts.messages.policy import Score
 from autopoiesis.evaluator import scoring
 from autopoiesis.evaluator.case import Arm, Case
-from autopoiesis.evaluator.replays import FailedReplayError, Replays
+from autopoiesis.evaluator.replays import Blocks, FailedReplayError, Replays
+
+log = logging.getLogger(__name__)
 
 
 class Selection:
@@ -17,31 +21,39 @@ class Selection:
         self._replays = replays
 
     async def __call__(self, case: Case) -> str | None:
-        trace = await self._replays.open_blocks(case.window)
-        rivals = [arm for arm in case.baselines if arm.hash != case.candidate.hash]
-        try:
-            ours = await self._replays.run(case.candidate, trace)
-        except FailedReplayError as error:
-            return f"its replay failed: {error}"
-        theirs = await self._replays.run(case.incumbent, trace)
-        case.findings.scores, case.findings.incumbent_scores = scoring.scores(ours), scoring.scores(theirs)
-        case.findings.faults = sum(replay.faults for replay in ours)
-        case.findings.fuel_mean = scoring.fuel_mean(ours)
-        against = {arm: scoring.scores(await self._replays.run(arm, trace)) for arm in rivals}
-        self._note_baseline(case, against)
-        if _mean(case.findings.scores) <= _mean(case.findings.incumbent_scores):
+        found = case.findings
+        blocks = await self._replays.open_blocks(case.window)
+        ours = await self._replays.run(case.candidate, blocks)
+        found.scores = scoring.scores(ours)
+        found.incumbent_scores = scoring.scores(await self._replays.run(case.incumbent, blocks))
+        found.faults = sum(replay.faults for replay in ours)
+        found.fuel_mean = scoring.fuel_mean(ours)
+        if _mean(found.scores) <= _mean(found.incumbent_scores):
             return "on the open blocks it does not beat the incumbent"
-        for arm, scores in against.items():
-            if _dominates(scores, case.findings.scores):
+        rivals = await self._rivals(case, blocks)
+        self._note_best(case, rivals)
+        for arm, scores in rivals.items():
+            if _dominates(scores, found.scores):
                 return f"on the open blocks {arm.name} is at least as good at every load and better at one"
         return None
 
-    def _note_baseline(self, case: Case, against: dict[Arm, tuple[Score, ...]]) -> None:
-        if not against:
+    async def _rivals(self, case: Case, blocks: Blocks) -> dict[Arm, tuple[Score, ...]]:
+        """Every other shipped policy; one whose replay fails is no rival here."""
+        rivals: dict[Arm, tuple[Score, ...]] = {}
+        for arm in case.baselines:
+            if arm.hash != case.candidate.hash:
+                try:
+                    rivals[arm] = scoring.scores(await self._replays.run(arm, blocks))
+                except FailedReplayError as error:
+                    log.warning("no comparison with %s: its replay failed: %s", arm.name, error)
+        return rivals
+
+    def _note_best(self, case: Case, rivals: dict[Arm, tuple[Score, ...]]) -> None:
+        if not rivals:
             return
-        best = max(against, key=lambda arm: (_mean(against[arm]), arm.name))
+        best = max(rivals, key=lambda arm: (_mean(rivals[arm]), arm.name))
         case.findings.best_baseline = best
-        theirs = _mean(against[best])
+        theirs = _mean(rivals[best])
         case.findings.gain_over_baseline = _mean(case.findings.scores) / theirs - 1 if theirs else 0.0
 
 
