@@ -264,6 +264,23 @@ async def test_the_bus_limits_bodies(nats_url: str, wait_for: Callable[..., Any]
         assert (await router.chat("x" * (limit // 2))).status_code == 200
 
 
+async def test_models_that_are_configured(nats_url: str, wait_for: Callable[..., Any]) -> None:
+    models = {MODEL: {"context_tokens": 50, "max_tokens": 20}, "sleeping": {}}
+    async with stub_worker(nats_url, "a") as worker, running_router(nats_url, models=models) as router:
+        await wait_for(router.ready)
+        assert [model["id"] for model in (await router.client.get("/v1/models")).json()["data"]] == [
+            MODEL,
+            "sleeping",
+        ]
+        await router.chat()
+        assert worker.requests[0][1].max_tokens == 20
+        answer = await router.chat(max_tokens=51)
+        assert answer.status_code == 400
+        assert "the context of org/model-8b (50)" in answer.json()["error"]["message"]
+        asleep = await router.client.post("/v1/chat/completions", json=chat() | {"model": "sleeping"})
+        assert (asleep.status_code, asleep.json()["error"]["code"]) == (503, "no_replica")
+
+
 async def test_admin_needs_its_token(nats_url: str) -> None:
     async with running_router(nats_url, admin_token="t0ken") as router:
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic t0ken"}):

@@ -136,8 +136,8 @@ class Serving:
         self._listener.decided(time.perf_counter() - began)
 
     def leave(self, flight: Flight) -> None:
-        """The client went away."""
-        if flight.open:
+        """The client went away. Nothing happens to a request that has ended, or was never submitted."""
+        if flight.open and flight.request_id in self._flights:
             self._feed(ev.Left(flight.request_id))
             self._answer(flight, errors.client_left(), "cancelled")
 

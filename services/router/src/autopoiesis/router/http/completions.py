@@ -56,9 +56,9 @@ class Completions:
             self._invalid(error.status)
             await _refuse(send, error, close=isinstance(error, TooLargeError))
             return
-        self._serving.submit(flight)
         watch = asyncio.create_task(self._watch(receive, flight))
         try:
+            self._serving.submit(flight)
             await (self._stream(flight, send) if flight.intake.stream else self._whole(flight, send))
         finally:
             watch.cancel()
