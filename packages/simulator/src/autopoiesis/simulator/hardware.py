@@ -4,10 +4,12 @@ Dense bf16 peaks, bandwidths and link speeds are datasheet figures (NVIDIA A100,
 Blackwell Server; RTX 4090 with fp32 accumulation, from the Ada whitepaper). Memory is what the driver reports. Prices are
 typical on-demand rates of 2026 and move: override them with `Gpu.priced`.
 
-Efficiencies are starting values for vLLM with CUDA graphs, from measured kernels (NVIDIA aiconfigurator, Apache-2.0: A100,
-H100, H200, L40S, RTX PRO 6000) and measured layers (LLMServingSim profiler, MIT: RTX 4090). H20 and L4 take those of the
-nearest measured chip. Step overheads are those that make per-request logs of vLLM 0.19 come out (LLMServingSim bench, MIT): 1 ms
-on an RTX 4090, which is assumed of the others too, 3 ms on an RTX PRO 6000. Calibration replaces them.
+Efficiencies are starting values for vLLM with CUDA graphs and calibration replaces them. None was fitted to an end-to-end log:
+- A100, H100, H200, L40S, RTX PRO 6000: measured vLLM kernels (NVIDIA aiconfigurator, Apache-2.0), matrix products of Llama-3.1-8B,
+  Llama-3.1-70B and Qwen3-32B on 1 to 8 GPUs, causal and decode attention with head dimension 128.
+- RTX 4090, and attention on the RTX PRO 6000: measured vLLM 0.19 layers (LLMServingSim profiler, MIT).
+- H20 and L4 take those of the nearest measured chip.
+`benchmarks/fidelity/kernels.py` prints each value beside what the measurements give.
 """
 
 from __future__ import annotations
@@ -28,10 +30,20 @@ class Efficiency:
     """Of peak FLOP/s by attention over a prompt chunk."""
     decode_attention: float
     """Of memory bandwidth while reading the KV cache."""
-    step_overhead_s: float = 0.001
-    """Per engine step: scheduling, launches and sampling that the GPU waits for."""
-    sequence_overhead_s: float = 4e-6
-    """Per sampled sequence and step."""
+    attention_ramp: float = 300.0
+    """Context tokens that each prompt token seems to have besides its own: tiles on the diagonal, starting, writing back."""
+    mixed_rows: int = 64
+    """Query rows that a decoding sequence fills in an attention call that also has prompt chunks.
+
+    FlashAttention 2 gives each at least one 64-row tile (RTX 4090 and RTX PRO 6000 measured: 63 to 93); 0 where the kernel packs
+    the heads of a group into one tile and stays bound by memory (FlashAttention 3 on Hopper).
+    """
+    layer_overhead_s: float = 30e-6
+    """Per layer: starting its kernels inside a CUDA graph (four products, attention, norms)."""
+    step_overhead_s: float = 0.0002
+    """Per engine step: what the GPU waits for between two steps with asynchronous scheduling."""
+    sequence_overhead_s: float = 1.2e-6
+    """Per sampled sequence and step (measured sampler: 25 us for one, 310 us for 256)."""
 
     def __post_init__(self) -> None:
         for name in ("matmul", "weights", "prefill_attention", "decode_attention"):
@@ -40,8 +52,15 @@ class Efficiency:
                 raise ValueError(
                     f"efficiency {name} = {share}: must be above 0 and at most 1 (share of the roofline)"
                 )
-        if self.step_overhead_s < 0 or self.sequence_overhead_s < 0:
-            raise ValueError("efficiency overheads must not be negative (seconds)")
+        for name in (
+            "attention_ramp",
+            "mixed_rows",
+            "layer_overhead_s",
+            "step_overhead_s",
+            "sequence_overhead_s",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"efficiency {name} = {getattr(self, name)}: must not be negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,8 @@ class Gpu:
     price: float
     efficiency: Efficiency
     nvlink: bool = False
+    fp8: bool = True
+    """Has 8-bit floating-point products; without, 8-bit weights are multiplied as 16-bit ones."""
 
     def priced(self, price: float) -> Gpu:
         """The same GPU at another price per hour."""
@@ -65,25 +86,25 @@ class Gpu:
 
 
 _MIB: Final = 1 << 20
-_A100 = Efficiency(0.86, 0.70, 0.48, 0.77)
-_H100 = Efficiency(0.80, 0.77, 0.50, 0.85)
-_H200 = Efficiency(0.74, 0.71, 0.50, 0.83)
-_L40S = Efficiency(0.63, 0.78, 0.42, 0.83)
-_ADA = Efficiency(0.84, 0.93, 0.45, 0.85)
-_PRO = Efficiency(0.84, 0.78, 0.50, 0.83, step_overhead_s=0.003)
+_A100 = Efficiency(0.78, 0.73, 0.58, 0.72, 220, layer_overhead_s=50e-6)
+_H100 = Efficiency(0.81, 0.87, 0.67, 0.85, 400, mixed_rows=0, layer_overhead_s=34e-6)
+_H200 = Efficiency(0.81, 0.84, 0.66, 0.85, 380, mixed_rows=0, layer_overhead_s=37e-6)
+_L40S = Efficiency(0.61, 0.76, 0.52, 0.92, 150, layer_overhead_s=15e-6)
+_ADA = Efficiency(0.99, 0.93, 0.76, 0.91, 190)
+_PRO = Efficiency(0.78, 0.89, 0.45, 0.91, 50)
 
 GPUS: Final[dict[str, Gpu]] = {
     gpu.name: gpu
     for gpu in (
-        Gpu("A100-40", 312e12, 1.555e12, 40_960 * _MIB, 300e9, 32e9, 1.20, _A100, nvlink=True),
-        Gpu("A100-80", 312e12, 2.039e12, 81_920 * _MIB, 300e9, 32e9, 1.80, _A100, nvlink=True),
+        Gpu("A100-40", 312e12, 1.555e12, 40_960 * _MIB, 300e9, 32e9, 1.20, _A100, nvlink=True, fp8=False),
+        Gpu("A100-80", 312e12, 2.039e12, 81_920 * _MIB, 300e9, 32e9, 1.80, _A100, nvlink=True, fp8=False),
         Gpu("H100", 989e12, 3.35e12, 81_559 * _MIB, 450e9, 64e9, 2.95, _H100, nvlink=True),
         Gpu("H200", 989e12, 4.8e12, 143_771 * _MIB, 450e9, 64e9, 3.80, _H200, nvlink=True),
         Gpu("H20", 148e12, 4.0e12, 97_871 * _MIB, 450e9, 64e9, 1.90, _H200, nvlink=True),
         Gpu("L4", 121e12, 0.3e12, 23_034 * _MIB, 32e9, 32e9, 0.60, _L40S),
         Gpu("L40S", 362e12, 0.864e12, 46_068 * _MIB, 32e9, 32e9, 1.00, _L40S),
         Gpu("RTX-4090", 165.2e12, 1.008e12, 24_564 * _MIB, 32e9, 32e9, 0.45, _ADA),
-        Gpu("RTX-PRO-6000", 468e12, 1.792e12, 97_887 * _MIB, 64e9, 64e9, 1.25, _PRO),
+        Gpu("RTX-PRO-6000", 468e12, 1.597e12, 97_887 * _MIB, 64e9, 64e9, 1.25, _PRO),
     )
 }
 """Known GPU types by name."""

@@ -7,7 +7,7 @@ Mistral and Mixtral families.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 
@@ -28,6 +28,8 @@ class ModelShape:
     tied_embeddings: bool = False
     dtype_bytes: int = 2
     max_context: int = 131_072
+    fp8: bool = False
+    """The layers' weights and products have 8 bits; the head, activations and the KV cache keep `dtype_bytes`."""
 
     @property
     def attention_params(self) -> int:
@@ -56,8 +58,14 @@ class ModelShape:
         return self.attention_params + self.mlp_params * max(1, self.experts_per_token)
 
     @property
+    def layer_param_bytes(self) -> int:
+        """Bytes of one weight in the layers."""
+        return 1 if self.fp8 else self.dtype_bytes
+
+    @property
     def weight_bytes(self) -> int:
-        return self.params * self.dtype_bytes
+        outside = self.head_params * (1 if self.tied_embeddings else 2)
+        return (self.params - outside) * self.layer_param_bytes + outside * self.dtype_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -145,11 +153,15 @@ MODELS: Final[dict[str, ModelShape]] = {
 
 
 def model(name: str) -> ModelShape:
-    """The shape of a known model; an organisation prefix and a suffix such as `-Instruct` do not matter. Raises `ValueError`."""
+    """The shape of a known model. Raises `ValueError`.
+
+    An organisation prefix and a suffix such as `-Instruct` do not matter; one that has `FP8` means 8-bit layers.
+    """
     plain = name.rsplit("/", 1)[-1].lower()
     for known in sorted(MODELS, key=len, reverse=True):
         if plain == known.lower() or plain.startswith(known.lower() + "-"):
-            return MODELS[known]
+            quantized = "fp8" in plain[len(known) :].split("-")
+            return replace(MODELS[known], fp8=True) if quantized else MODELS[known]
     raise ValueError(
         f"unknown model {name!r}; known are {', '.join(MODELS)}; others by from_config(config.json)"
     )
@@ -179,6 +191,7 @@ def from_config(config: Mapping[str, Any], name: str = "") -> ModelShape:
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         dtype_bytes=4 if config.get("torch_dtype", config.get("dtype")) == "float32" else 2,
         max_context=_count(config, "max_position_embeddings") or 131_072,
+        fp8=(config.get("quantization_config") or {}).get("quant_method") == "fp8",
     )
 
 

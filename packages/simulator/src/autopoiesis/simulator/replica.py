@@ -414,8 +414,9 @@ class Replica:
         """Start a run of prompt chunks beside the decoding sequences."""
         model, decoding = self.step_time, len(self._decoding)
         tokens = sampled = decoding
-        first = (self._context + decoding) * self._per_kv_token
-        growth = decoding * self._per_kv_token
+        per_kv_token = model.per_kv_token_mixed if chunks else self._per_kv_token
+        first = (self._context + decoding) * per_kv_token
+        growth = decoding * per_kv_token
         run = self._decoding[0][0] - self.steps if decoding else 1 << 60
         for sequence, chunk in chunks:
             tokens += chunk

@@ -2,7 +2,8 @@
 
 A step feeds `tokens` tokens through the layers (prompt chunks plus one per decoding sequence) and samples some sequences:
 
-    step = overhead + linear(tokens) + all-reduce(tokens) + head(sampled) + chunk attention + KV tokens read * per_kv_token
+    step = overheads + linear(tokens) + norms(tokens) + all-reduce(tokens) + head(sampled) + chunk attention
+           + KV tokens read * (per_kv_token, or per_kv_token_mixed in a step that has chunks)
 
 Each part is at least its own roofline max(FLOPs/peak, bytes/bandwidth), so the sum is at least that of the whole step. The
 linear part joins its two regimes by a p-norm, as measured kernels do around the knee. For a fixed batch everything but the last
@@ -19,7 +20,19 @@ from autopoiesis.simulator.hardware import Efficiency, Gpu
 from autopoiesis.simulator.models import ModelShape
 
 KNEE: Final = 2.5
-"""Exponent of the p-norm that joins compute- and memory-bound linear layers (fits A100, H100, L40S, RTX 4090 within 12 %)."""
+"""Exponent of the p-norm that joins compute- and memory-bound linear layers (median error on measured kernels 6 to 8 %)."""
+
+NORM_HIDDEN: Final = 6.0
+NORM_INTERMEDIATE: Final = 2.5
+"""Activations moved per token and layer outside products and attention, in units of `hidden` and of `intermediate`: norms, rotary
+embedding and the gate, less what caches keep (RTX 4090 and RTX PRO 6000 layers measured within 10 %)."""
+
+FP8_PEAK: Final = 2.0
+"""Peak of 8-bit products over that of 16-bit ones, on chips that have them."""
+FP8_SHARE: Final = 0.75
+"""Efficiency of 8-bit products over that of 16-bit ones (measured: H100 and H200 0.7 to 0.8, L40S 0.7, RTX PRO 6000 0.85)."""
+FP8_LAYER_S: Final = 13e-6
+"""Quantizing the activations of four products, per layer (measured on H100 and H200)."""
 
 ALLREDUCE_LATENCY_S: Final = 5e-6
 LINK_EFFICIENCY: Final = 0.6
@@ -32,6 +45,7 @@ class Steps(Protocol):
     """What an engine model needs of a step-time model; `StepTime` explains the terms."""
 
     per_kv_token: float
+    per_kv_token_mixed: float
 
     def fixed(self, tokens: int, sampled: int) -> float: ...
     def chunk_attention(self, chunk: int, prefix: int) -> float: ...
@@ -48,7 +62,18 @@ class Steps(Protocol):
 class StepTime:
     """Step times of `model` on `tp` GPUs of one type, in seconds."""
 
-    __slots__ = ("_heads", "_layers", "efficiency", "gpu", "model", "per_kv_token", "per_pair", "scale", "tp")
+    __slots__ = (
+        "_heads",
+        "_layers",
+        "efficiency",
+        "gpu",
+        "model",
+        "per_kv_token",
+        "per_kv_token_mixed",
+        "per_pair",
+        "scale",
+        "tp",
+    )
 
     def __init__(
         self,
@@ -74,6 +99,8 @@ class StepTime:
             scale * model.attention_flops_per_pair / (tp * gpu.peak_flops * self.efficiency.prefill_attention)
         )
         """Seconds of chunk attention for one query token against one context token."""
+        self.per_kv_token_mixed = max(self.per_kv_token, self.efficiency.mixed_rows * self.per_pair)
+        """The same in a step that has prompt chunks too."""
         self._layers: dict[int, float] = {}
         self._heads: dict[int, float] = {}
 
@@ -89,7 +116,8 @@ class StepTime:
 
     def chunk_attention(self, chunk: int, prefix: int) -> float:
         """Attention of `chunk` prompt tokens after `prefix` tokens that are in the KV cache already."""
-        return prefix * self.per_prefix_token(chunk) + 0.5 * chunk * (chunk + 1) * self.per_pair
+        own = 0.5 * (chunk + 1) + self.efficiency.attention_ramp
+        return prefix * self.per_prefix_token(chunk) + chunk * own * self.per_pair
 
     def per_prefix_token(self, chunk: int) -> float:
         """Seconds that each token of prefix adds to a chunk: computing against it or reading it, whichever is longer."""
@@ -99,10 +127,12 @@ class StepTime:
         """One step: `chunks` of (tokens, prefix tokens), `decodes` sequences that read `kv_tokens` in all, `sampled` outputs."""
         tokens = decodes
         attention = 0.0
+        per_kv_token = self.per_kv_token
         for chunk, prefix in chunks:
             tokens += chunk
             attention += self.chunk_attention(chunk, prefix)
-        return self.fixed(tokens, sampled) + attention + kv_tokens * self.per_kv_token
+            per_kv_token = self.per_kv_token_mixed
+        return self.fixed(tokens, sampled) + attention + kv_tokens * per_kv_token
 
     def lower_bound(
         self, chunks: Iterable[tuple[int, int]], decodes: int, kv_tokens: int, sampled: int
@@ -114,13 +144,11 @@ class StepTime:
             pairs += chunk * prefix + chunk * (chunk + 1) // 2
             read += prefix
         shape = self.model
-        flops = (
-            2.0 * (shape.active_params * tokens + shape.head_params * sampled)
-            + shape.attention_flops_per_pair * pairs
-        )
-        weights = shape.layer_params_read(tokens) + (shape.head_params if sampled else 0)
-        moved = weights * shape.dtype_bytes + read * shape.kv_bytes_per_token
-        return max(flops / (self.tp * self.gpu.peak_flops), moved / (self.tp * self.gpu.bandwidth))
+        wide = 2.0 * shape.head_params * sampled + shape.attention_flops_per_pair * pairs
+        compute = 2.0 * shape.active_params * tokens / self._peak(shape.fp8) + wide / self._peak(fp8=False)
+        head = shape.head_params * shape.dtype_bytes if sampled else 0
+        moved = shape.layer_params_read(tokens) * shape.layer_param_bytes + head
+        return max(compute, (moved + read * shape.kv_bytes_per_token) / self.gpu.bandwidth) / self.tp
 
     def step_coefficients(self, chunk_tokens: int = 2048) -> tuple[float, float, float, float]:
         """Affine summary (base, per prefill token, per KV token, per decoding sequence), seconds, for routers' predictors.
@@ -133,19 +161,35 @@ class StepTime:
         return base, max(0.0, (full - base) / chunk_tokens), self.per_kv_token, per_sequence
 
     def _layer_time(self, tokens: int) -> float:
-        eff, gpu, shape = self.efficiency, self.gpu, self.model
-        compute = 2.0 * shape.active_params * tokens / (self.tp * gpu.peak_flops * eff.matmul)
-        memory = shape.layer_params_read(tokens) * shape.dtype_bytes / (self.tp * gpu.bandwidth * eff.weights)
-        linear = math.pow(math.pow(compute, KNEE) + math.pow(memory, KNEE), 1 / KNEE)
-        return linear + self._all_reduce(tokens) + eff.step_overhead_s
+        eff, shape = self.efficiency, self.model
+        linear = self._product(shape.active_params * tokens, shape.layer_params_read(tokens), fp8=shape.fp8)
+        start = eff.layer_overhead_s + (FP8_LAYER_S if shape.fp8 else 0.0)
+        overhead = eff.step_overhead_s + shape.layers * start
+        return linear + self._norms(tokens) + self._all_reduce(tokens) + overhead
 
     def _head_time(self, sampled: int) -> float:
         if not sampled:
             return 0.0
-        eff, gpu, shape = self.efficiency, self.gpu, self.model
-        compute = 2.0 * shape.head_params * sampled / (self.tp * gpu.peak_flops * eff.matmul)
-        memory = shape.head_params * shape.dtype_bytes / (self.tp * gpu.bandwidth * eff.weights)
-        return max(compute, memory) + sampled * eff.sequence_overhead_s
+        head = self.model.head_params
+        return self._product(head * sampled, head, fp8=False) + sampled * self.efficiency.sequence_overhead_s
+
+    def _peak(self, fp8: bool) -> float:
+        return self.gpu.peak_flops * (FP8_PEAK if fp8 and self.gpu.fp8 else 1.0)
+
+    def _product(self, multiplications: float, weights: float, *, fp8: bool) -> float:
+        """Matrix products that read `weights` parameters."""
+        eff, gpu = self.efficiency, self.gpu
+        reached = eff.matmul * (FP8_SHARE if fp8 and gpu.fp8 else 1.0)
+        compute = 2.0 * multiplications / (self.tp * self._peak(fp8) * reached)
+        each = 1 if fp8 else self.model.dtype_bytes
+        memory = weights * each / (self.tp * gpu.bandwidth * eff.weights)
+        return math.pow(math.pow(compute, KNEE) + math.pow(memory, KNEE), 1 / KNEE)
+
+    def _norms(self, tokens: int) -> float:
+        shape = self.model
+        wide = NORM_INTERMEDIATE * shape.intermediate * max(1, shape.experts_per_token) / self.tp
+        moved = tokens * shape.layers * (NORM_HIDDEN * shape.hidden + wide) * shape.dtype_bytes
+        return moved / self.gpu.bandwidth
 
     def _all_reduce(self, tokens: int) -> float:
         if self.tp == 1:
@@ -160,7 +204,7 @@ class StepTime:
 class AffineSteps:
     """Step times from the coefficients of a heartbeat's step model, for engines whose GPU or model we do not know."""
 
-    __slots__ = ("base", "per_kv_token", "per_prefill_token", "per_sequence")
+    __slots__ = ("base", "per_kv_token", "per_kv_token_mixed", "per_prefill_token", "per_sequence")
 
     def __init__(
         self, base: float, per_prefill_token: float, per_kv_token: float, per_sequence: float
@@ -170,7 +214,7 @@ class AffineSteps:
             raise ValueError("step coefficients must not be negative, and the base must be above 0 (seconds)")
         self.base = base
         self.per_prefill_token = per_prefill_token
-        self.per_kv_token = per_kv_token
+        self.per_kv_token = self.per_kv_token_mixed = per_kv_token
         self.per_sequence = per_sequence
 
     def fixed(self, tokens: int, sampled: int) -> float:
