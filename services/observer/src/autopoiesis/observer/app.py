@@ -35,6 +35,7 @@ from autopoiesis.observer.segments import Batch, Segment, SegmentLog
 from autopoiesis.observer.settings import ObserverSettings
 from autopoiesis.observer.snapshots import Cut, SnapshotMaker, Sources, TooFewArrivalsError
 from autopoiesis.runtime.bus import Bus, BusError, Delivered
+from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
 from autopoiesis.runtime.settings import (
     BlobSettings,
@@ -190,12 +191,25 @@ def _never(delivered: Delivered[Any]) -> Batch[FleetRow]:
     raise AssertionError("heartbeats are not of a stream")
 
 
+def open_store(url: str) -> Store:
+    """A pool that connects when it is used: telemetry is stored also while the database is away.
+
+    Raises OperatorError for a URL that cannot be.
+    """
+    if not url:
+        raise OperatorError("database.url is empty; set it to postgresql://…, the observer's role")
+    try:
+        return Store(url)
+    except StoreError as error:
+        raise OperatorError(f"database.url: {error}") from error
+
+
 async def main(settings: Settings, service: Service) -> None:
     own, database = settings[ObserverSettings], settings[DatabaseSettings]
     os.nice(own.nice)
     telemetry = configure("observer", settings[TelemetrySettings])
     service.on_exit(lambda: asyncio.to_thread(telemetry.shutdown))
-    store = Store(database.url)
+    store = open_store(database.url)
     service.on_exit(store.close)
     bus = await Bus.open(
         settings[BusSettings],

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from autopoiesis.synthesizer.candidates import Scored
+from autopoiesis.synthesizer.candidates import Scored, preference
 from autopoiesis.synthesizer.features import features
 
 
@@ -21,7 +21,7 @@ class Archive:
             cell = self._cells.setdefault(features(entry.source).cell, [])
             cell[:] = [kept for kept in cell if kept.hash != entry.hash]
             cell.append(entry)
-            cell.sort(key=lambda kept: (-kept.fitness, kept.hash))
+            cell.sort(key=preference)
             del cell[self._per_cell :]
 
     @property
@@ -30,7 +30,7 @@ class Archive:
 
     def ranked(self) -> list[Scored]:
         """Everything kept, best first."""
-        return sorted((e for cell in self._cells.values() for e in cell), key=lambda e: (-e.fitness, e.hash))
+        return sorted((e for cell in self._cells.values() for e in cell), key=preference)
 
     def parents(self, count: int, rng: Random) -> list[Scored]:
         """Whom to breed from: mostly by rank, with probability `explore` each the best of a random cell; distinct, best first."""
@@ -45,4 +45,4 @@ class Archive:
                 pick = rng.choices(pool, [1 / (1 + rank) for rank in range(len(pool))])[0]
             chosen[pick.hash] = pick
             pool = [e for e in pool if e.hash not in chosen]
-        return sorted(chosen.values(), key=lambda e: (-e.fitness, e.hash))
+        return sorted(chosen.values(), key=preference)

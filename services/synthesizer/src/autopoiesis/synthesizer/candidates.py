@@ -37,3 +37,8 @@ class Scored:
     def fitness(self) -> float:
         """-inf while not scored."""
         return self.result.fitness if self.result else float("-inf")
+
+
+def preference(policy: Scored) -> tuple[float, int, str]:
+    """Sort key, best first; among equals the shorter text."""
+    return -round(policy.fitness, 4), len(policy.source), policy.hash

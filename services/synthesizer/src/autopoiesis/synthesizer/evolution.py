@@ -3,14 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from autopoiesis.contracts.messages.policy import Kind
+from autopoiesis.contracts.messages.policy import Kind, Score
 from autopoiesis.policy.language import policy_hash, verify
 from autopoiesis.synthesizer.archive import Archive
 from autopoiesis.synthesizer.budget import Budget
-from autopoiesis.synthesizer.candidates import Result, Scored
+from autopoiesis.synthesizer.candidates import Result, Scored, preference
 from autopoiesis.synthesizer.fitness import Bounds, judge
 from autopoiesis.synthesizer.proposers.base import Draft, Proposer, Task
 from autopoiesis.synthesizer.replay import FailedReplayError, Place, Replays
@@ -28,6 +29,8 @@ RESERVE = 0.15
 """Share of the cycle's seconds that is kept for that check."""
 IID_EVERY = 5
 """Each such generation is the control arm: independent drafts from the seeds alone, never bred from."""
+SEEDS = 3
+"""Seeds that go on to every stage, however far below the best."""
 PARENTS = 6
 FAILURES = 20
 
@@ -95,6 +98,7 @@ class Evolution:
         """Best fitness seen per stage; the incumbent has 1."""
         self._seeds: list[Scored] = []
         self._incumbent: Scored | None = None
+        self._cut_short = False
 
     @property
     def incumbent(self) -> Scored:
@@ -109,8 +113,12 @@ class Evolution:
             self._incumbent = await self._scored(incumbent, number)
         self.archive.add([self.incumbent])
         others = {s.hash: s for s in seeds if s.hash != incumbent.hash}
-        await self._race(list(others.values()), keep=max(4, len(others) // 2))
+        await self._race(list(others.values()), keep=SEEDS)
         self._seeds = self.archive.ranked()
+
+    def cut_short(self) -> None:
+        """End the search soon; what was found so far counts."""
+        self._cut_short = True
 
     async def run(self, proposers: Sequence[Proposer], background: Sequence[Proposer] = ()) -> None:
         """Generations from `proposers` until the budget ends; `background` ones are asked meanwhile, one draft at a time."""
@@ -134,19 +142,33 @@ class Evolution:
                 ask.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
 
-    async def winners(self, count: int, min_gain: float) -> list[Scored]:
-        """The best that beat the incumbent by `min_gain` also on fresh seeds, best first."""
-        hopeful = [s for s in self._finalists() if s.fitness >= 1 + min_gain][: 2 * count]
+    async def winners(
+        self, count: int, min_gain: float, *, without: AbstractSet[str] = frozenset()
+    ) -> list[Scored]:
+        """The best that beat the incumbent by `min_gain` also on fresh seeds, best first; no two that did the same.
+
+        `without` are hashes that do not come into question.
+        """
+        distinct: dict[tuple[Score, ...], Scored] = {}
+        for policy in self.finished():
+            if policy.hash not in without and policy.fitness >= 1 + min_gain and policy.result:
+                distinct.setdefault(policy.result.scores, policy)
         checked = []
-        for policy in hopeful:
-            fresh = await self._measured(policy, "window", self._plan.loads, FRESH_SEEDS, FINAL)
-            if fresh is None or policy.result is None:
+        for policy in list(distinct.values())[: 2 * count]:
+            fresh = await self._measured(policy)
+            if fresh is None or policy.result is None or self._budget.left_s <= 0:
                 continue
             mean = (fresh.fitness + policy.result.fitness) / 2
             if min(fresh.fitness, mean) >= 1 + min_gain and not fresh.faults:
                 checked.append(replace(policy, result=replace(policy.result, fitness=mean)))
         self.archive.add(checked)
-        return sorted(checked, key=lambda s: (-s.fitness, s.hash))[:count]
+        return sorted(checked, key=preference)[:count]
+
+    def finished(self) -> list[Scored]:
+        """All but the incumbent that came to the last stage without a fault, best first."""
+        done = {s.hash: s for s in self.tried if s.result and s.result.stage == FINAL and not s.result.faults}
+        done.pop(self.incumbent.hash, None)
+        return sorted(done.values(), key=preference)
 
     def arms(self) -> dict[str, object]:
         """Evolution against as many independent drafts, for the log: none where an arm had no result."""
@@ -168,18 +190,13 @@ class Evolution:
     async def _last_answers(self, asking: Sequence[asyncio.Task[None]], inbox: list[Draft]) -> None:
         """Where candidates ran out before the time did, answers under way still count."""
         left = self._budget.left_s * (1 - RESERVE)
-        if asking and left > 0:
+        if asking and left > 0 and not self._cut_short:
             await asyncio.wait(asking, timeout=left)
         if inbox:
             await self._generation(inbox, self.evolved, breed=True, counted=False)
 
     def _has_time(self) -> bool:
-        return self._budget.left_s > RESERVE * self._budget.limits.seconds
-
-    def _finalists(self) -> list[Scored]:
-        done = {s.hash: s for s in self.tried if s.result and s.result.stage == FINAL and not s.result.faults}
-        done.pop(self.incumbent.hash, None)
-        return sorted(done.values(), key=lambda s: (-s.fitness, s.hash))
+        return not self._cut_short and self._budget.left_s > RESERVE * self._budget.limits.seconds
 
     def _task(self, generation: int, parents: Sequence[Scored] | None) -> Task:
         ranked = self.archive.ranked()
@@ -244,7 +261,7 @@ class Evolution:
             scored = [
                 s for s in await asyncio.gather(*(self._try(c, stage) for c in running)) if s is not None
             ]
-            scored.sort(key=lambda s: (-s.fitness, s.hash))
+            scored.sort(key=preference)
             within = sum(s.fitness >= self._best_at[stage] - SLACK for s in scored)
             going = len(scored) if stage == FINAL else max(keep, min(within, (len(scored) + 1) // 2))
             running, out = scored[:going], scored[going:]
@@ -267,17 +284,15 @@ class Evolution:
         ours = await self._replays.run(policy, place, loads, seeds)
         return replace(policy, result=judge(ours, theirs, self._plan.bounds, stage))
 
-    async def _measured(
-        self, policy: Scored, place: Place, loads: tuple[float, ...], seeds: tuple[int, ...], stage: int
-    ) -> Result | None:
+    async def _measured(self, policy: Scored) -> Result | None:
+        """On fresh seeds; none where its replay fails."""
         try:
-            theirs = await self._replays.run(self.incumbent, place, loads, seeds)
-            return judge(
-                await self._replays.run(policy, place, loads, seeds), theirs, self._plan.bounds, stage
-            )
+            theirs = await self._replays.run(self.incumbent, "window", self._plan.loads, FRESH_SEEDS)
+            ours = await self._replays.run(policy, "window", self._plan.loads, FRESH_SEEDS)
         except FailedReplayError as error:
             self._failed(f"{policy.title[:100]}: {error}")
             return None
+        return judge(ours, theirs, self._plan.bounds, FINAL)
 
     def _failed(self, why: str) -> None:
         self.failures.append(why)

@@ -114,6 +114,15 @@ class Replays:
             return FailedReplayError(f"{type(error).__name__}: {''.join(last)}")
 
 
+def newest(window: Window, arrivals: int) -> Window:
+    """The end of the window that holds so many arrivals."""
+    if len(window.trace) <= arrivals:
+        return window
+    return part(
+        window, float(window.trace.arrival[-arrivals]), window.info.end_unix_s - window.info.start_unix_s
+    )
+
+
 def stretch(window: Window) -> Window:
     """A quarter of the window, the one with the most tokens, as a window of its own."""
     info, trace = window.info, window.trace
@@ -123,20 +132,28 @@ def stretch(window: Window) -> Window:
     whole = trace.arrival + length <= max(info.end_unix_s - info.start_unix_s, float(trace.arrival[-1]))
     held = np.where(whole, tokens[last] - tokens[:-1], 0)
     start = float(trace.arrival[int(np.argmax(held))])
+    return part(window, start, start + length)
+
+
+def part(window: Window, start_s: float, end_s: float) -> Window:
+    """Arrivals with start <= time < end, seconds from the window's start, with the fleet as it was then."""
+    info = window.info
     standing = {beat.replica: beat for beat in info.fleet}
-    standing.update({c.heartbeat.replica: c.heartbeat for c in info.changes if c.at_s <= start})
-    part = msgspec.structs.replace(
+    standing.update({c.heartbeat.replica: c.heartbeat for c in info.changes if c.at_s <= start_s})
+    cut = msgspec.structs.replace(
         info,
-        start_unix_s=info.start_unix_s + start,
-        end_unix_s=info.start_unix_s + start + length,
-        scored_from_s=min(info.scored_from_s, 0.1 * length),
+        start_unix_s=info.start_unix_s + start_s,
+        end_unix_s=info.start_unix_s + end_s,
+        scored_from_s=min(info.scored_from_s, 0.1 * (end_s - start_s)),
         fleet=tuple(beat for _, beat in sorted(standing.items())),
         changes=tuple(
-            msgspec.structs.replace(c, at_s=c.at_s - start) for c in info.changes if c.at_s > start
+            msgspec.structs.replace(c, at_s=c.at_s - start_s)
+            for c in info.changes
+            if start_s < c.at_s < end_s
         ),
         in_flight=(),
     )
-    return Window(part, trace.between(start, start + length).shifted(-start))
+    return Window(cut, window.trace.between(start_s, end_s).shifted(-start_s))
 
 
 def _pass(cell: Cell) -> Pass:

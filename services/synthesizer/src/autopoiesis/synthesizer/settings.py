@@ -24,8 +24,18 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     """Least relative goodput gain over the incumbent on the open blocks for a proposal."""
     population: int = 8
     """Candidates per generation."""
-    loads: tuple[float, ...] = (0.8, 1.0, 1.2)
-    """Multiples of the recorded load at which candidates are scored; the first stages use fewer."""
+    loads: tuple[float, ...] = (0.9, 1.0, 1.15, 1.3)
+    """Multiples of the recorded load at which candidates are scored; the last tells good from better where all do well."""
+    arrivals: int = 3000
+    """Arrivals that candidates are scored on: the newest of the open snapshot."""
+    max_rejected: float = 0.1
+    """Share of arrivals that a proposal may reject, at any load; as the evaluator's."""
+    max_class_loss: float = 0.05
+    """Attainment that no class may lose against the incumbent, at any load; as the evaluator's."""
+    max_fuel: float = 50_000.0
+    """Mean fuel per request; as the evaluator's."""
+    initial: str = "round_robin"
+    """Shipped policy that counts as in force where nothing ever was; as `router.policy`."""
     jobs: int = 1
     """Replays that run at the same time."""
     replay_s: float = 20.0

@@ -74,12 +74,18 @@ def perturb(tree: ast.Module, rng: Random, mates: Sequence[ast.Module]) -> str |
     spread = rng.choice((0.15, 0.5, 1.2))
     changes = []
     for node in chosen:
-        before = float(node.value)  # type: ignore[arg-type]  # numbers() gives int and float only
-        after = rng.gauss(0.0, spread) if before == 0 else before * math.exp(rng.gauss(0.0, spread))
-        if math.isfinite(after):
-            node.value = rounded(after)
-            changes.append(f"{before:g} to {node.value:g}")
-    return f"constant {', '.join(changes)}" if changes else None
+        before = node.value
+        assert isinstance(before, int | float)
+        node.value = _moved(before, rng.gauss(0.0, spread))
+        changes.append(f"{before:g} to {node.value:g}")
+    return f"constant {', '.join(changes)}"
+
+
+def _moved(before: float, step: float) -> float:
+    """`before` times exp(step); whole numbers stay whole, zero moves by the step itself."""
+    if isinstance(before, int):
+        return round(before * math.exp(step)) if abs(before) > 2 else before + (1 if step > 0 else -1)
+    return rounded(before * math.exp(step)) if before and math.isfinite(before) else rounded(step)
 
 
 def add_term(tree: ast.Module, rng: Random, mates: Sequence[ast.Module]) -> str | None:

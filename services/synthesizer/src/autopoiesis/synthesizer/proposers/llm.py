@@ -40,12 +40,12 @@ class LlmProposer:
 
     name = "llm"
 
-    def __init__(self, model: LanguageModel, budget: Budget, record: Record) -> None:
+    def __init__(self, model: LanguageModel, budget: Budget, record: Record, *, failures: list[str]) -> None:
+        """What is wrong with answers is appended to `failures`, for the next prompts."""
         self._model = model
         self._budget = budget
         self._record = record
-        self.failures: list[str] = []
-        """What was wrong with answers so far, for the next prompts."""
+        self._failures = failures
 
     async def propose(self, task: Task, count: int) -> Sequence[Draft]:
         rng = Random(f"{task.seed}:llm")
@@ -71,7 +71,7 @@ class LlmProposer:
                 source = checked(source_from(answer.text, parent.source), parent.source, task)
             except (EditError, PolicyError, SyntaxError) as error:
                 problem = str(error)
-                self.failures.append(problem)
+                self._failures.append(problem)
                 await self._kept(messages, answer, error=problem)
                 messages = prompt.repair(messages, answer.text, problem)
                 continue

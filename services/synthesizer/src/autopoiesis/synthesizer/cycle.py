@@ -1,0 +1,134 @@
+"""One cycle: from a snapshot to proposals."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from autopoiesis.contracts.messages.policy import Kind
+from autopoiesis.contracts.messages.trace import SnapshotReady
+from autopoiesis.policy.jail import Jail
+from autopoiesis.simulator.workload.snapshot import read_snapshot
+from autopoiesis.simulator.workload.window import Window
+from autopoiesis.store import BlobStore, Store
+from autopoiesis.synthesizer.budget import Budget
+from autopoiesis.synthesizer.candidates import Scored
+from autopoiesis.synthesizer.evolution import Evolution, Plan
+from autopoiesis.synthesizer.fitness import Bounds
+from autopoiesis.synthesizer.llm import LanguageModel
+from autopoiesis.synthesizer.memory import Memory, cycle_name
+from autopoiesis.synthesizer.proposers.llm import LlmProposer
+from autopoiesis.synthesizer.proposers.mutator import Mutator
+from autopoiesis.synthesizer.replay import FailedReplayError, Replays, newest
+from autopoiesis.synthesizer.settings import SynthesizerSettings
+from autopoiesis.synthesizer.situation import situation_of
+
+log = logging.getLogger(__name__)
+
+
+class Cycle:
+    """Searches on one snapshot and proposes what beats the policy in force. `cut_short` ends the search early."""
+
+    def __init__(
+        self,
+        settings: SynthesizerSettings,
+        ready: SnapshotReady,
+        kind: Kind,
+        *,
+        store: Store,
+        blobs: BlobStore,
+        jail: Jail,
+        model: LanguageModel | None,
+    ) -> None:
+        self.name = cycle_name()
+        self.ready = ready
+        self.memory = Memory(store, ready.scope, kind)
+        self.budget = Budget(settings.limits)
+        self._settings, self._kind = settings, kind
+        self._blobs, self._jail, self._model = blobs, jail, model
+        self._evolution: Evolution | None = None
+        self._proposed: set[str] = set()
+
+    def cut_short(self) -> None:
+        """A newer snapshot waits: propose what was found so far."""
+        if self._evolution is not None:
+            self._evolution.cut_short()
+
+    async def run(self) -> Sequence[Scored]:
+        """The proposals, best first. Raises StoreError; ValueError or TraceError for a snapshot nothing can be replayed on."""
+        settings = self._settings
+        window = await asyncio.to_thread(self._window)
+        incumbent = await self.memory.incumbent(settings.initial)
+        seeds = await self.memory.seeds()
+        judged = await self.memory.judged()
+        evolution = self._evolution = Evolution(
+            self.ready.scope,
+            self._kind,
+            Replays(self._jail, window),
+            self.budget,
+            Plan(settings.loads, settings.population, self._bounds),
+            situation_of(window),
+            seed=settings.seed + int(self.ready.snapshot[:8], 16),
+        )
+        evolution.tried += judged
+        evolution.failures += [
+            f"{s.title[:100]}: {s.feedback}" for s in judged if s.feedback.startswith("reject")
+        ]
+        try:
+            await evolution.begin(incumbent, seeds)
+        except FailedReplayError as error:
+            log.error(
+                "synthesizer: the policy in force cannot be replayed on %s: %s",
+                self.ready.snapshot[:12],
+                error,
+            )
+            return []
+        if self.ready.cause == "drift":
+            await self._propose(evolution, 1)
+        await evolution.run([Mutator()], [self._llm(self._model, evolution)] if self._model else [])
+        await self._propose(evolution, settings.propose)
+        await self._remember(evolution)
+        return [s for s in evolution.archive.ranked() if s.hash in self._proposed]
+
+    async def _propose(self, evolution: Evolution, count: int) -> None:
+        refused = await self.memory.refused(evolution.incumbent.hash)
+        winners = await evolution.winners(count, self._settings.min_gain, without=refused | self._proposed)
+        await self.memory.propose(winners, self.ready, self.name, first_rank=len(self._proposed))
+        self._proposed |= {w.hash for w in winners}
+        for winner in winners:
+            log.info("synthesizer: proposes %s (%s, fitness %.3f): %s", winner.hash[:12], winner.origin, winner.fitness, winner.title[:100])  # fmt: skip
+
+    async def _remember(self, evolution: Evolution) -> None:
+        scored = evolution.archive.ranked()
+        best_shipped = max((s.fitness for s in evolution.finished() if s.origin == "library"), default=1.0)
+        await self.memory.archive(
+            [s for s in scored if s.result and not s.result.faults],
+            snapshot=self.ready.snapshot,
+            cycle=self.name,
+            yardstick=max(best_shipped, 1e-9),
+            size=self._settings.archive_size,
+        )
+        log.info(
+            "synthesizer: cycle %s on %s (%s): best %.3f, best shipped %.3f, %d proposed; spent %s; arms %s",
+            self.name[:12],
+            self.ready.snapshot[:12],
+            self.ready.cause,
+            scored[0].fitness,
+            best_shipped,
+            len(self._proposed),
+            self.budget.to_json(),
+            evolution.arms(),
+        )
+
+    def _llm(self, model: LanguageModel, evolution: Evolution) -> LlmProposer:
+        return LlmProposer(
+            model, self.budget, lambda call: self.memory.record(call, self.name), failures=evolution.failures
+        )
+
+    def _window(self) -> Window:
+        snapshot = read_snapshot(self._blobs.get(self.ready.snapshot))
+        return newest(snapshot.window, self._settings.arrivals)
+
+    @property
+    def _bounds(self) -> Bounds:
+        s = self._settings
+        return Bounds(max_rejected=s.max_rejected, max_class_loss=s.max_class_loss, max_fuel=s.max_fuel)
