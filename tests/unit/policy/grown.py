@@ -35,8 +35,8 @@ class Grower:
         self._draw = draw
         self._replicas = ["replicas[0]"]
 
-    def pick(self, *options: Any) -> Any:
-        return self._draw(st.sampled_from(options))
+    def pick(self, *options: str) -> str:
+        return str(self._draw(st.sampled_from(options)))
 
     def expression(self, kind: str, depth: int) -> str:
         if self._draw(st.integers(0, 49)) == 0:
@@ -143,14 +143,14 @@ class Grower:
                 return f"(a {self.pick(*_COMPARISONS)} {self.expression('number', deeper)} {self.pick(*_COMPARISONS)} c)"
 
     def _label(self, depth: int) -> str:
-        return str(self.pick("GPU", f"{self.pick(*self._replicas)}.gpu", "'x'.upper()"))
+        return self.pick("GPU", f"{self.pick(*self._replicas)}.gpu", "'x'.upper()")
 
     def _pair(self, depth: int) -> str:
         return f"({self.expression('number', depth - 1)}, {self.expression('number', depth - 1)})"
 
     def _replica(self, depth: int) -> str:
         if depth <= 0:
-            return str(self.pick(*self._replicas))
+            return self.pick(*self._replicas)
         self._replicas.append("r")
         key = self.expression(self.pick("number", "pair"), depth - 1)
         self._replicas.pop()

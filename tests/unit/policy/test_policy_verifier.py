@@ -139,13 +139,28 @@ def test_unknown_kind_is_the_callers_mistake() -> None:
 
 def test_every_view_field_is_readable_and_typed() -> None:
     for view, cls in api.VIEWS.items():
-        assert set(FIELD_TYPES[view]) == set(cls().__slots__)  # type: ignore[attr-defined]
+        assert set(FIELD_TYPES[view]) == set(cls().__slots__)
         assert set(FIELD_TYPES[view]) <= grammar.READABLE
 
 
 def test_no_readable_name_leads_from_a_value_of_the_language_to_the_interpreter() -> None:
     """The few names that plain values share with views are methods, which the meter will not call, and a number."""
-    values = (0, 0.0, True, "", [], (), {}, set(), range(1), None, len, verify, (n for n in ()), 1j, min)
+    values: tuple[object, ...] = (
+        0,
+        0.0,
+        True,
+        "",
+        [],
+        (),
+        {},
+        set(),
+        range(1),
+        None,
+        len,
+        verify,
+        iter([]),
+        1j,
+    )
     shared = {name for value in values for name in dir(value) if name in grammar.READABLE}
     assert shared == {"index", "count", "values", "step"}
     assert not any(name.startswith("_") for name in grammar.READABLE | grammar.CALLABLE)

@@ -5,7 +5,7 @@ policy stays short and pure. *Live and simulated views are the same objects*, fi
 
 The views are plain slotted objects that the dispatcher reuses between calls; the language forbids stores, so a policy
 cannot change them. Units: every time is seconds, every size tokens, unless the field says otherwise. The comment behind
-each field is its documentation: `FIELDS` collects it for the generated pages and for prompts.
+each field is its documentation: `fields.FIELDS` collects it for the generated pages and for prompts.
 """
 
 from __future__ import annotations
@@ -161,16 +161,10 @@ class Replica:
         self.preemptible = False  # may be taken away (spot)
         self.notice = math.inf  # s until an announced loss, inf if none is announced
         self.uptime = 0.0  # s since it became ready
-        self.running = (
-            0  # sequences in the engine's batch: heartbeat, corrected by what this router sent since
-        )
-        self.waiting = (
-            0  # sequences queued in the engine: heartbeat, corrected by what this router sent since
-        )
-        self.queued_prefill_tokens = (
-            0  # prompt tokens not yet prefilled, running ones included, corrected as above
-        )
-        self.kv_used_tokens = 0  # tokens held in the KV cache, corrected as above
+        self.running = 0  # sequences in the engine's batch: heartbeat plus what this router sent since
+        self.waiting = 0  # sequences queued in the engine: heartbeat plus what this router sent since
+        self.queued_prefill_tokens = 0  # prompt tokens not yet prefilled, running ones included, likewise
+        self.kv_used_tokens = 0  # tokens held in the KV cache, likewise
         self.kv_capacity_tokens = 0  # tokens that fit in the KV cache
         self.max_running = 0  # the engine's batch limit (max_num_seqs)
         self.inflight = 0  # requests this router has sent there and that have not ended
@@ -182,9 +176,7 @@ class Replica:
         self.stats_age = 0.0  # s since the last heartbeat
         self.fault_rate = 0.0  # share of recent requests that failed there, halved every 60 s
         self.price = 0.0  # money per hour of the whole replica
-        self.transfer_time = (
-            0.0  # decode replicas: s to move this request's KV from the chosen prefill replica
-        )
+        self.transfer_time = 0.0  # decode replicas: s to move this request's KV there from the prefill one
 
 
 class DispatchContext:

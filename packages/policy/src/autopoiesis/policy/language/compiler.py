@@ -160,10 +160,10 @@ def compile_policy(
 
     Raises:
         VerificationError: the text is not a policy of this kind; the report lists every problem.
-        LinkError: a required function is missing and the parent does not provide it.
+        LinkError: a required function is missing here and in the parent.
         OutOfFuel, PolicyFault: computing the constants of the file failed.
     """
-    linked = link(source, kind, parent)
+    linked = source if parent is None else link(source, kind, parent)
     tree, report = check(linked, kind, complete=True)
     if tree is None or not report.ok:
         raise VerificationError(report)

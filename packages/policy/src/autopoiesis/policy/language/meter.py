@@ -40,6 +40,8 @@ _QUOTIENTS: Final = {ast.Div: "divide", ast.FloorDiv: "floor_divide"}
 _CONSUMING: Final = {
     "all": "raw_all", "any": "raw_any", "list": "raw_list", "tuple": "raw_tuple", "sum": "total", "set": "make_set",
 }  # fmt: skip
+_GUARDED_CALL: Final = 10
+"""Fuel of going through `Runtime.guard`, beside what the function itself costs."""
 _KEYED: Final = frozenset({"get", "setdefault", "add", "discard"})
 _FREE_METHODS: Final = frozenset({"append", "startswith", "endswith", "lower", "upper"})
 
@@ -65,7 +67,7 @@ class Meter(ast.NodeTransformer):
             self._lengthening = name not in ENTRY_POINTS or name in self._costs.called
             body.append(self._define(function))
             if name in self._costs.guarded:
-                body.append(_rebind(function, self._costs.of_function[name]))
+                body.append(_rebind(function, _GUARDED_CALL + self._costs.of_function[name]))
         return ast.fix_missing_locations(ast.Module(body, []))
 
     # statements
@@ -99,7 +101,7 @@ class Meter(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> list[ast.stmt]:
         with self._anywhere():
-            return [self._define(node), _rebind(node, 2 + self._costs.block(node.body))]
+            return [self._define(node), _rebind(node, _GUARDED_CALL + self._costs.block(node.body))]
 
     @contextmanager
     def _anywhere(self, *, unless: bool = False) -> Iterator[None]:
@@ -223,7 +225,9 @@ class Meter(ast.NodeTransformer):
         return _at(node, ast.Dict([*keys], [self.visit(value) for value in node.values]))
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
-        return _call("guard", node, self._bare(node), ast.Constant(2 + self._costs.expression(node.body)))
+        return _call(
+            "guard", node, self._bare(node), ast.Constant(_GUARDED_CALL + self._costs.expression(node.body))
+        )
 
     def _bare(self, node: ast.expr) -> ast.expr:
         """A key function whose calls are already paid for."""

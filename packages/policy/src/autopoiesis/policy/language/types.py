@@ -116,7 +116,22 @@ def owners(base: Type, attribute: str) -> list[str]:
     return known if base.kinds and not base.kinds & OTHER and known else having
 
 
-_PLAIN_VALUES: Final = (0, 0.0, 0j, "", [], (), {}, set(), range(0), None, len, owners, api.Assign, api.HOLD)
+_PLAIN_VALUES: Final[tuple[object, ...]] = (
+    0,
+    0.0,
+    0j,
+    "",
+    [],
+    (),
+    {},
+    set(),
+    range(0),
+    None,
+    len,
+    owners,
+    api.Assign,
+    api.HOLD,
+)
 _AMBIGUOUS: Final = frozenset(name for value in _PLAIN_VALUES for name in dir(value)) & grammar.READABLE
 """Fields that a value which is no view may have too, and then of any size: `range(a, b, c).step`."""
 
