@@ -120,6 +120,24 @@ def test_routers_are_told_only_what_live_ones_are(monkeypatch: pytest.MonkeyPatc
             assert event.prompt_bytes != trace.prompt_tokens[int(event.request_id)]
 
 
+def test_recorded_limits_and_objectives_are_those_of_each_request() -> None:
+    base = gen.poisson(5, 20, seed=2)
+    rows = np.arange(len(base))
+    trace = replace(
+        base,
+        max_tokens=np.where(rows % 2, 16, 10_000),
+        ttft_slo_s=np.where(rows % 3, np.nan, 1e-6),
+        tpot_slo_s=np.full(len(base), np.nan),
+    )
+    prepared = Prepared(trace, objectives(GOAL, trace.classes), "m", WorldSettings())
+    assert [event.max_tokens for event in prepared.events[:2]] == [10_000, 16]
+    assert max(prepared.output[1::2]) == 16
+    assert prepared.output[::2] == base.output_tokens[::2].tolist()
+    run = evaluate("round_robin", trace, "4xH100", GOAL).runs[0]
+    assert not run.met[::3].any()
+    assert run.met[rows % 3 > 0].all()
+
+
 def test_faulty_policies_fall_back_and_are_counted() -> None:
     trace = gen.poisson(5, 30, seed=2)
     report = evaluate(route("Assign(len(replicas))"), trace, "2xL40S", GOAL)

@@ -1,6 +1,7 @@
 """Traces, generators, load scaling and snapshots."""
 
 import io
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from autopoiesis.simulator.workload.snapshot import (
     records_to_table,
     write_snapshot,
 )
+from autopoiesis.simulator.workload.window import pack, unpack
 
 
 def small(**columns: object) -> Trace:
@@ -212,6 +214,22 @@ def test_snapshots_come_back_as_they_went() -> None:
     assert trace.block_hashes == ((1, 0), (1, 1), (1, 2), (1, 3))
     assert trace.prompt_bytes is not None
     assert trace.prompt_bytes.tolist() == [400] * 4
+
+
+def test_windows_are_packed_without_loss() -> None:
+    records = [record(n, block_hashes=(1, n), ttft_slo_s=0.5 if n else None) for n in range(4)]
+    window = read_snapshot(write_snapshot(records, info(fleet=(beat("a"),)))).window
+    back = unpack(pack(window))
+    assert back.info == window.info
+    for field in fields(Trace):
+        ours, theirs = getattr(back.trace, field.name), getattr(window.trace, field.name)
+        np.testing.assert_array_equal(ours, theirs)
+    assert back.trace.max_tokens is not None
+    assert back.trace.ttft_slo_s is not None
+    assert np.isnan(back.trace.ttft_slo_s[0])
+    tripled = scale_load(back.trace, 3.0)
+    assert tripled.max_tokens is not None
+    assert tripled.max_tokens.tolist() == [512] * 12
 
 
 def test_snapshot_files_load_as_traces(tmp_path: Path) -> None:

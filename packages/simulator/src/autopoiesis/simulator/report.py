@@ -228,11 +228,8 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
     ttft = first - arrival
     with np.errstate(invalid="ignore", divide="ignore"):
         tpot = np.where(done & (tokens > 1), (ended - first) / (tokens - 1), np.nan)
-    goals = [prepared.objectives.of(name) for name in trace.classes]
-    ttft_goal = np.array([math.inf if goal.ttft_s is None else goal.ttft_s for goal in goals])[trace.klass]
-    tpot_goal = np.array([math.inf if goal.tpot_s is None else goal.tpot_s for goal in goals])[trace.klass]
     # No tokens, or one: no pace to miss.
-    met = done & (ttft <= ttft_goal) & ~(tpot > tpot_goal)
+    met = done & (ttft <= prepared.ttft_slo) & ~(tpot > prepared.tpot_slo)
     scored = arrival >= scored_from_s
     run = Run(
         load=load,

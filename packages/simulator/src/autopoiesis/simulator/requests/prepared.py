@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from autopoiesis.contracts.slo import Objectives
 from autopoiesis.dispatch.events import Arrival
 from autopoiesis.simulator.requests.settings import WorldSettings
-from autopoiesis.simulator.workload.trace import Trace
+from autopoiesis.simulator.workload.trace import Floats, Ints, Trace
 
 BYTES_PER_TOKEN = 4.0
 BYTES_SIGMA = 0.15
@@ -22,7 +23,8 @@ class Prepared:
     def __init__(
         self, trace: Trace, objectives: Objectives, model: str, settings: WorldSettings, seed: int = 0
     ) -> None:
-        self.trace = trace = trace.uncensored(seed)
+        self.trace, limits = _limited(trace.uncensored(seed), settings.max_tokens)
+        trace = self.trace
         self.objectives = objectives
         self.seed = seed
         rng = np.random.default_rng([seed, 11])
@@ -37,14 +39,18 @@ class Prepared:
         self.children: dict[int, list[int]] = {}
         for child in np.flatnonzero(trace.parent >= 0).tolist():
             self.children.setdefault(int(trace.parent[child]), []).append(child)
-        self.events = self._events(model, settings, rng)
+        goals = [objectives.of(name) for name in trace.classes]
+        self.ttft_slo = _slo(trace.ttft_slo_s, [goal.ttft_s for goal in goals], trace.klass)
+        self.tpot_slo = _slo(trace.tpot_slo_s, [goal.tpot_s for goal in goals], trace.klass)
+        """Objectives of each arrival, seconds, infinite where there is none."""
+        self.events = self._events(model, limits.tolist(), rng)
         self.rows = {event.request_id: row for row, event in enumerate(self.events)}
 
     def __len__(self) -> int:
         return len(self.events)
 
-    def _events(self, model: str, settings: WorldSettings, rng: np.random.Generator) -> list[Arrival]:
-        """What routers see: sizes in bytes, the same token limit for all, never the output's length."""
+    def _events(self, model: str, limits: list[int], rng: np.random.Generator) -> list[Arrival]:
+        """What routers see: sizes in bytes, token limits, never the output's length."""
         trace = self.trace
         sizes = trace.prompt_bytes
         if sizes is None:
@@ -52,26 +58,42 @@ class Prepared:
             _, of_row = np.unique(np.where(who > 0, who, -1 - np.arange(len(trace))), return_inverse=True)
             ratio = BYTES_PER_TOKEN * np.exp(BYTES_SIGMA * rng.standard_normal(of_row.max(initial=0) + 1))
             sizes = np.maximum(1, np.round(trace.prompt_tokens * ratio[of_row])).astype(np.int64)
-        limit = max(settings.max_tokens, 1 << int(trace.output_tokens.max(initial=1)).bit_length())
-        classes = [(name, self.objectives.of(name)) for name in trace.classes]
         session = [str(n) if n else "" for n in trace.session.tolist()]
         tenant = [str(n) if n else "" for n in trace.tenant.tolist()]
+        priority = [self.objectives.of(name).priority for name in trace.classes]
+        ttft, tpot = self.ttft_slo.tolist(), self.tpot_slo.tolist()
         events: list[Arrival] = []
-        for row, (size, number) in enumerate(zip(sizes.tolist(), trace.klass.tolist(), strict=True)):
-            name, goal = classes[number]
+        rows = zip(sizes.tolist(), limits, trace.klass.tolist(), strict=True)
+        for row, (size, most, number) in enumerate(rows):
+            name = trace.classes[number]
             events.append(
                 Arrival(
                     request_id=str(row),
                     model=model,
                     prompt_bytes=size,
-                    max_tokens=limit,
-                    priority=goal.priority,
+                    max_tokens=most,
+                    priority=priority[number],
                     klass=name,
                     tenant=tenant[row],
                     session=session[row],
-                    ttft_slo=math.inf if goal.ttft_s is None else goal.ttft_s,
-                    tpot_slo=math.inf if goal.tpot_s is None else goal.tpot_s,
+                    ttft_slo=ttft[row],
+                    tpot_slo=tpot[row],
                     block_hashes=self.blocks[row],
                 )
             )
         return events
+
+
+def _slo(own: Floats | None, of_class: list[float | None], klass: Ints) -> Floats:
+    """A request's own objective, else its class's, else infinity."""
+    common = np.array([math.inf if goal is None else goal for goal in of_class])[klass]
+    return common if own is None else np.where(np.isnan(own), common, own)
+
+
+def _limited(trace: Trace, least: int) -> tuple[Trace, Ints]:
+    """Recorded limits, kept by the outputs; else one for all that no output exceeds, so that it tells nothing of any."""
+    if trace.max_tokens is None:
+        limit = max(least, 1 << int(trace.output_tokens.max(initial=1)).bit_length())
+        return trace, np.full(len(trace), limit)
+    limits = np.maximum(1, trace.max_tokens)
+    return replace(trace, output_tokens=np.minimum(trace.output_tokens, limits)), limits

@@ -37,7 +37,7 @@ from autopoiesis.simulator.requests.outcome import (
 )
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import WorldSettings
-from autopoiesis.simulator.steptime import StepTime
+from autopoiesis.simulator.steptime import FP8_PEAK, StepTime
 from autopoiesis.simulator.workload.window import InFlight
 
 _REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CHANGE = range(6)
@@ -458,10 +458,9 @@ def _bound(spec: ReplicaSpec, replica: Replica) -> float:
     if not isinstance(steps, StepTime):
         return 0.0
     shape, chip = steps.model, steps.gpu
-    flops = (
-        2.0 * shape.active_params * replica.layer_tokens
-        + shape.attention_flops_per_pair * replica.kv_tokens_read
-    )
-    weights = shape.layer_params_read(1) * shape.dtype_bytes * replica.steps
-    moved = weights + replica.kv_tokens_read * shape.kv_bytes_per_token
-    return max(flops / (steps.tp * chip.peak_flops), moved / (steps.tp * chip.bandwidth))
+    peak = chip.peak_flops * (FP8_PEAK if shape.fp8 and chip.fp8 else 1.0)
+    compute = 2.0 * shape.active_params * replica.layer_tokens / peak
+    compute += shape.attention_flops_per_pair * replica.kv_tokens_read / chip.peak_flops
+    moved = shape.layer_params_read(1) * shape.layer_param_bytes * replica.steps
+    moved += replica.kv_tokens_read * shape.kv_bytes_per_token
+    return max(compute, moved / chip.bandwidth) / steps.tp

@@ -51,9 +51,6 @@ def _superpose(trace: Trace, parts: list[Trace], shifts: list[float], name: str)
             for n, part in enumerate(parts)
             for row in part.block_hashes or ()
         ]
-    sizes = None
-    if trace.prompt_bytes is not None:
-        sizes = np.concatenate([part.prompt_bytes for part in parts if part.prompt_bytes is not None])
     return Trace.of(
         name,
         np.concatenate(
@@ -75,7 +72,7 @@ def _superpose(trace: Trace, parts: list[Trace], shifts: list[float], name: str)
         ),
         think_s=np.concatenate([part.think_s for part in parts]),
         classes=trace.classes,
-        prompt_bytes=sizes,
+        **{name: np.concatenate([part.recorded()[name] for part in parts]) for name in trace.recorded()},
         block_hashes=hashes,
         block_tokens=trace.block_tokens,
         dropped=trace.dropped,

@@ -111,6 +111,9 @@ class Snapshot:
             klass=klass,
             classes=tuple(classes) or ("default",),
             prompt_bytes=_column(table, "prompt_bytes"),
+            max_tokens=_column(table, "max_tokens"),
+            ttft_slo_s=_column(table, "ttft_slo_s"),
+            tpot_slo_s=_column(table, "tpot_slo_s"),
             block_hashes=hashes,
             block_tokens=self.info.block_tokens if hashes else 0,
         )

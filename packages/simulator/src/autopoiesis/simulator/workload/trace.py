@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,10 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+
+
+OPTIONAL: Final = ("prompt_bytes", "max_tokens", "ttft_slo_s", "tpot_slo_s")
+"""Columns that only recorded traffic has."""
 
 
 class TraceError(ValueError):
@@ -44,6 +48,11 @@ class Trace:
     classes: tuple[str, ...] = ("default",)
     prompt_bytes: Ints | None = None
     """What the router saw, where recorded."""
+    max_tokens: Ints | None = None
+    """The client's limit, where recorded; outputs do not exceed it."""
+    ttft_slo_s: Floats | None = None
+    """Objectives of single requests, where recorded; NaN: those of the class."""
+    tpot_slo_s: Floats | None = None
     block_hashes: tuple[tuple[int, ...], ...] | None = None
     block_tokens: int = 0
     """Tokens behind each block hash."""
@@ -66,6 +75,9 @@ class Trace:
         think_s: npt.ArrayLike | None = None,
         classes: tuple[str, ...] = ("default",),
         prompt_bytes: npt.ArrayLike | None = None,
+        max_tokens: npt.ArrayLike | None = None,
+        ttft_slo_s: npt.ArrayLike | None = None,
+        tpot_slo_s: npt.ArrayLike | None = None,
         block_hashes: Sequence[tuple[int, ...]] | None = None,
         block_tokens: int = 0,
         dropped: int = 0,
@@ -102,6 +114,9 @@ class Trace:
             column(think_s, np.float64, 0.0),
             classes,
             None if prompt_bytes is None else column(prompt_bytes, np.int64),
+            None if max_tokens is None else column(max_tokens, np.int64),
+            None if ttft_slo_s is None else column(ttft_slo_s, np.float64),
+            None if tpot_slo_s is None else column(tpot_slo_s, np.float64),
             hashes,
             block_tokens,
             dropped,
@@ -131,6 +146,10 @@ class Trace:
             )
         if self.block_hashes is not None and self.block_tokens < 1:
             raise ValueError(f"trace {self.name}: block hashes without block_tokens")
+
+    def recorded(self) -> dict[str, Any]:
+        """The optional columns that this trace has, by name."""
+        return {name: getattr(self, name) for name in OPTIONAL if getattr(self, name) is not None}
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -163,7 +182,7 @@ class Trace:
             parent=place[self.parent[kept]],
             think_s=self.think_s[kept],
             classes=self.classes,
-            prompt_bytes=None if self.prompt_bytes is None else self.prompt_bytes[kept],
+            **{name: values[kept] for name, values in self.recorded().items()},
             block_hashes=None if hashes is None else [hashes[i] for i in kept.tolist()],
             block_tokens=self.block_tokens,
             dropped=self.dropped,
@@ -195,4 +214,6 @@ class Trace:
             possible = first < len(whole)
             picks = first[possible] + rng.random(possible.sum()) * (len(whole) - first[possible])
             output[rows[possible]] = whole[picks.astype(np.int64)]
+        if self.max_tokens is not None:
+            output = np.where(self.censored, np.clip(output, 1, np.maximum(1, self.max_tokens)), output)
         return replace(self, output_tokens=output, censored=np.zeros(len(self), np.bool_))

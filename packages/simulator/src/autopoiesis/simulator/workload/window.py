@@ -6,7 +6,7 @@ Free of Parquet, whose library starts threads: this is the form in which a windo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -25,6 +25,10 @@ _COLUMNS: Final = {
     "klass": "<i8",
     "parent": "<i8",
     "think_s": "<f8",
+    "prompt_bytes": "<i8",
+    "max_tokens": "<i8",
+    "ttft_slo_s": "<f8",
+    "tpot_slo_s": "<f8",
 }
 
 
@@ -81,7 +85,6 @@ class _Packed(msgspec.Struct, frozen=True, kw_only=True):
     info: SnapshotInfo
     name: str
     columns: dict[str, bytes]
-    prompt_bytes: bytes | None
     classes: tuple[str, ...]
     block_hashes: tuple[tuple[int, ...], ...] | None
     block_tokens: int
@@ -91,13 +94,12 @@ class _Packed(msgspec.Struct, frozen=True, kw_only=True):
 def pack(window: Window) -> bytes:
     """The window as MessagePack, columns as little-endian arrays."""
     trace = window.trace
-    sizes = trace.prompt_bytes
+    columns = {name: getattr(trace, name) for name in _COLUMNS}
     return msgspec.msgpack.encode(
         _Packed(
             info=window.info,
             name=trace.name,
-            columns={name: getattr(trace, name).astype(kind).tobytes() for name, kind in _COLUMNS.items()},
-            prompt_bytes=None if sizes is None else sizes.astype("<i8").tobytes(),
+            columns={n: c.astype(_COLUMNS[n]).tobytes() for n, c in columns.items() if c is not None},
             classes=trace.classes,
             block_hashes=trace.block_hashes,
             block_tokens=trace.block_tokens,
@@ -107,15 +109,13 @@ def pack(window: Window) -> bytes:
 
 
 def unpack(data: bytes) -> Window:
-    """What was packed. Raises `msgspec.DecodeError` or `ValueError` for anything else."""
+    """What was packed. Raises `msgspec.DecodeError`, `KeyError`, `TypeError` or `ValueError` for anything else."""
     packed = msgspec.msgpack.decode(data, type=_Packed)
-    columns = {name: np.frombuffer(packed.columns[name], kind) for name, kind in _COLUMNS.items()}
-    sizes = packed.prompt_bytes
+    columns: dict[str, Any] = {n: np.frombuffer(data, _COLUMNS[n]) for n, data in packed.columns.items()}
     trace = Trace(
         name=packed.name,
         **columns,
         classes=packed.classes,
-        prompt_bytes=None if sizes is None else np.frombuffer(sizes, "<i8"),
         block_hashes=packed.block_hashes,
         block_tokens=packed.block_tokens,
         dropped=packed.dropped,
