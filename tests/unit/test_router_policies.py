@@ -91,7 +91,7 @@ def test_removing_no_pin_changes_nothing(policies: Policies, dispatcher: Dispatc
 def test_a_bad_pin_is_reported_and_not_applied(policies: Policies, dispatcher: Dispatcher) -> None:
     with pytest.raises(VerificationError) as caught:
         policies.pin("def route(request, replicas, ctx):\n    import os\n    return HOLD\n")
-    assert [problem.line for problem in caught.value.report.problems] == [2]
+    assert 2 in [problem.line for problem in caught.value.report.problems]
     assert not dispatcher.applied
     assert policies.pinned is None
 
