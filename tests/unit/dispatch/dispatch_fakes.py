@@ -65,7 +65,7 @@ def dispatcher(
 
 def beat(replica: str = "a", number: int = 1, **fields: Any) -> ev.Beat:
     defaults: dict[str, Any] = {
-        "node": "n1",
+        "node": f"node-of-{replica}",
         "incarnation": "i1",
         "state": "ready",
         "model": "m",

@@ -342,6 +342,15 @@ def test_a_replica_that_is_gone_comes_back_with_its_next_heartbeat() -> None:
     assert sends(core.handle(core.next_wake, ev.Wake())) == [("waits", "a")]
 
 
+def test_what_runs_beside_a_replica_that_is_gone_waits_for_its_own_heartbeat() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a", node="n"), beat("b", node="n"), beat("c", running=9), arrival())
+    (send,) = core.handle(0.1, ev.ReplicaGone("a", "no responder"))
+    assert isinstance(send, ev.Send)
+    assert send.replica == "c"
+    assert sends(fed(core, 0.2, beat("b", 2, node="n"), arrival("next"))) == [("next", "b")]
+
+
 def test_a_client_that_leaves_frees_its_replica() -> None:
     core = dispatcher(FakePolicy(one_at_a_time))
     fed(core, 0.0, beat(), arrival("sent"), arrival("held"), arrival("held too"))

@@ -73,7 +73,13 @@ class Fleet:
         return orphans
 
     def gone(self, state: ReplicaState) -> list[Ticket]:
-        """Nobody answers for it: it is not offered again before its next heartbeat."""
+        """Nobody answers for it: it is not offered again before its next heartbeat.
+
+        Neither is what runs on the same node, which one process serves: else a request would spend its attempts there.
+        """
+        for other in self.replicas.values():
+            if other.view.node == state.view.node:
+                self.suspend(other)
         return self._void(state)
 
     def suspend(self, state: ReplicaState) -> None:
