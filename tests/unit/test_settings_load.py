@@ -182,3 +182,10 @@ def test_a_wrong_flag_ends_a_service_with_a_message(
         Settings.load_or_exit(ShopSettings, arguments=[argument])
     assert ended.value.code == 2
     assert argument.lstrip("-").partition("=")[0] in capsys.readouterr().err
+
+
+def test_words_that_yaml_takes_for_truth_values_stay_words(tmp_path):
+    path = tmp_path / "autopoiesis.yaml"
+    path.write_text("mode: off\n")
+    assert Settings.load(config=path, env={})[General].mode == "off"
+    assert Settings.load(env={"AUTOPOIESIS_MODE": "off"})[General].mode == "off"

@@ -288,6 +288,13 @@ def _plain(node: yaml.Node) -> Any:
         loader.dispose()
 
 
+def _written(node: yaml.Node, kind: Any) -> Any:
+    """The value of a node; words stay words, for YAML takes `off` and `on` for truth values."""
+    if get_origin(kind) is Literal and isinstance(node, yaml.ScalarNode):
+        return node.value
+    return _plain(node)
+
+
 def _refuse_unknown(document: _Document, sections: tuple[type[Section], ...]) -> None:
     top = {field.name for field in msgspec.structs.fields(General)}
     known = {section.prefix: section for section in sections if section.prefix}
@@ -331,7 +338,7 @@ def _resolve(
             yield _convert(key, _parse(env[variable], field.type), field.type, f"env {variable}")
         elif field.name in tree:
             node = tree[field.name]
-            yield _convert(key, _plain(node.value), field.type, document.where(node.line))
+            yield _convert(key, _written(node.value, field.type), field.type, document.where(node.line))
         else:
             if field.required:
                 raise SettingsError(
@@ -341,7 +348,7 @@ def _resolve(
 
 
 def _parse(text: str, kind: Any) -> Any:
-    if kind in (str, Secret):
+    if kind in (str, Secret) or get_origin(kind) is Literal:
         return text
     try:
         return yaml.safe_load(text)
