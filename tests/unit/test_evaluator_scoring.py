@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopoiesis.evaluator import scoring
+from autopoiesis.evaluator.bootstrap import TooFewBlocksError
 from autopoiesis.evaluator.scoring import Replay
 
 
@@ -53,12 +54,14 @@ def test_blocks_lose_no_request(rows: list[tuple[float, bool]], block_s: float) 
     at, met = np.array([row[0] for row in rows]), [row[1] for row in rows]
     counted = scoring.blocks([replay(met, arrival_s=at), replay(met, arrival_s=at, load=2.0)], block_s)
     assert counted.sum() == 2 * sum(met)
-    assert len(counted) == max(1, int(20 // block_s))
+    assert len(counted) == max(4, int(20 // block_s))
 
 
 def test_a_block_keeps_its_loads_and_seeds_together() -> None:
-    one = replay([True, False, True, True])
-    assert scoring.blocks([one, one], 10.0).tolist() == [2, 4]
+    one = replay([True, False, True, True, True, True, False, False])
+    assert scoring.blocks([one, one], 5.0).tolist() == [2, 4, 4, 0]
+    with pytest.raises(TooFewBlocksError, match=r"7\.0 s of scored arrivals; at least 8 s"):
+        scoring.blocks([replay([True], span=7.0)], 5.0)
 
 
 def test_losses_are_the_worst_of_any_load_and_of_slices_both_served() -> None:

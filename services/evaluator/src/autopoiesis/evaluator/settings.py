@@ -22,8 +22,9 @@ class EvaluatorSettings(Section, frozen=True, kw_only=True):
     """Multiples of the recorded load at which policies are replayed."""
     seeds: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Replays per load, each with seeds of its own; candidate and rivals share them."""
-    block_s: _Seconds = 5.0
-    """Length of the blocks of time that are resampled; longer than a request usually takes."""
+    block_s: _Seconds = 15.0
+    """Least length of the blocks of time that are resampled: longer than requests usually take. Windows of less than four
+    blocks are cut into four shorter ones, whose intervals are somewhat too narrow."""
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Replays that run at the same time."""
     replay_s: _Seconds = 60.0
