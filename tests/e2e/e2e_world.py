@@ -1,0 +1,248 @@
+"""What end-to-end tests use to drive an installation, to hurt it, and to see what became of each request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import io
+import json
+import re
+import signal
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Self
+
+import httpx
+import psutil
+import pytest
+
+from autopoiesis.cli import app as cli
+from autopoiesis.cli.installation import Installation
+from autopoiesis.cli.load import LoadResult, Progress, run_load
+from autopoiesis.cli.load.result import Record
+from autopoiesis.simulator.workload import Trace
+from autopoiesis.simulator.workload.generate import Lengths, Mix, poisson
+
+MODEL = "llama-3.1-8b"
+SHORT = Mix(prompt=Lengths(150, 0.5, high=600), output=Lengths(25, 0.5, high=80))
+
+
+async def until(condition: Callable[[], Any], timeout: float = 30.0, *, every: float = 0.05) -> None:
+    """Wait for a (sync or async) condition, polling `every` s; fails after `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while True:
+        outcome = condition()
+        if inspect.isawaitable(outcome):
+            outcome = await outcome
+        if outcome:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail(f"not true within {timeout} s: {inspect.getsource(condition).strip()}")
+        await asyncio.sleep(every)
+
+
+class Traffic(AbstractAsyncContextManager[Any]):
+    """Open-loop load on one router for as long as the block lasts; then `result` holds every request's end."""
+
+    def __init__(self, url: str, *, rate: float = 12.0, seed: int = 0) -> None:
+        self._url = url
+        self._trace: Trace = poisson(rate, 150.0, mix=(SHORT,), seed=seed)
+        self._stop = asyncio.Event()
+        self._state = Progress(0, 0, 0, 0, 0.0)
+        self._task: asyncio.Task[LoadResult] | None = None
+        self.result: LoadResult
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(
+            run_load(
+                self._url,
+                self._trace,
+                model=MODEL,
+                timeout=60.0,
+                progress=self._note,
+                stop=self._stop,
+            )
+        )
+        await self.goes_on(5)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._stop.set()
+        self.result = await self._task
+
+    def _note(self, state: Progress) -> None:
+        self._state = state
+
+    async def goes_on(self, requests: int = 15) -> None:
+        """Wait until so many more requests were answered well."""
+        wanted = self._answered + requests
+        await until(lambda: self._answered >= wanted, 60)
+
+    @property
+    def _answered(self) -> int:
+        return self._state.ended - self._state.failed
+
+    def failures(self) -> list[Record]:
+        return [record for record in self.result.records if record.outcome != "finished"]
+
+    def only_failed(self, expected: str) -> None:
+        """Every request that was not answered whole was told why, in words that fit the pattern `expected`."""
+        others = {record.error for record in self.failures() if not re.search(expected, record.error)}
+        assert not others
+
+    def all_finished(self) -> None:
+        assert self.result.errors() == {}
+        assert self.result.records
+
+
+class Probe:
+    """One request of a known length, whose replica and end are known too."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str, *, tokens: int, stream: bool = True) -> None:
+        self.tokens = tokens
+        self.stream = stream
+        self.replica = ""
+        self.began = False
+        """Whether text has come."""
+        self.output_tokens = 0
+        self.error: dict[str, Any] | None = None
+        """OpenAI's error object, however it came."""
+        self.done = False
+        """The end was announced: `[DONE]`, or a whole body."""
+        self.task = asyncio.create_task(self._run(http, f"{url}/v1/chat/completions"))
+
+    @property
+    def finished(self) -> bool:
+        return self.done and self.error is None and self.output_tokens == self.tokens
+
+    def __repr__(self) -> str:
+        return f"Probe({self.replica}: {self.output_tokens} of {self.tokens} tokens, done={self.done}, error={self.error})"
+
+    async def _run(self, http: httpx.AsyncClient, url: str) -> None:
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "tell me a long story"}],
+            "max_tokens": 4096,
+            "stream": self.stream,
+            "simulate": {"output_tokens": self.tokens},
+        }
+        if self.stream:
+            body["stream_options"] = {"include_usage": True}
+        async with http.stream("POST", url, json=body) as response:
+            self.replica = response.headers.get("x-autopoiesis-replica", "")
+            if response.status_code != 200 or not self.stream:
+                answer = json.loads(await response.aread())
+                self.error, self.done = answer.get("error"), True
+                self._count(answer)
+                return
+            async for line in response.aiter_lines():
+                if line.startswith("data: "):
+                    self._event(line.removeprefix("data: "))
+
+    def _event(self, data: str) -> None:
+        if data == "[DONE]":
+            self.done = True
+            return
+        event = json.loads(data)
+        self.error = event.get("error") or self.error
+        self.began = self.began or any(choice["delta"].get("content") for choice in event.get("choices", ()))
+        self._count(event)
+
+    def _count(self, answer: dict[str, Any]) -> None:
+        usage = answer.get("usage")
+        if usage:
+            self.output_tokens = usage["completion_tokens"]
+
+
+async def state(http: httpx.AsyncClient, router: str) -> dict[str, Any]:
+    """What `/admin/state` of a router says."""
+    answer = await http.get(f"{router}/admin/state")
+    answer.raise_for_status()
+    plain: dict[str, Any] = answer.json()
+    return plain
+
+
+async def replicas(http: httpx.AsyncClient, router: str) -> set[str]:
+    """Names of all replicas that a router knows."""
+    return {row["replica"] for row in (await state(http, router))["fleet"]}
+
+
+async def serves_on_every_replica(http: httpx.AsyncClient, router: str) -> None:
+    """Send short requests until each replica has answered one whole."""
+    missing = await replicas(http, router)
+
+    async def ask() -> bool:
+        probe = Probe(http, router, tokens=3)
+        await probe.task
+        if probe.finished:
+            missing.discard(probe.replica)
+        return not missing
+
+    await until(ask)
+
+
+def command(*arguments: str) -> str:
+    """Run an `autopoiesis` command in this process; returns what it printed. Fails unless it exits with 0."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        code = cli.run(arguments)
+    assert code == 0, f"autopoiesis {' '.join(arguments)} ended with {code}: {printed.getvalue()}"
+    return printed.getvalue()
+
+
+async def promote(installation: Installation, http: httpx.AsyncClient, policy: str) -> None:
+    """`autopoiesis policy promote`, and wait until the router decides with it: through PostgreSQL, promoter and NATS."""
+    router = installation.running.router
+    before = (await state(http, router))["policy"]["epoch"]
+    await asyncio.to_thread(command, "policy", "promote", policy, "--data", str(installation.data_dir))
+
+    async def active() -> bool:
+        return bool((await state(http, router))["policy"]["epoch"] > before)
+
+    await until(active)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all its descendants."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        process.send_signal(number)
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; psutil tells a process from a later one of the same id."""
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+async def acknowledged(http: httpx.AsyncClient, monitor: str) -> dict[str, tuple[int, int]]:
+    """Of each durable consumer of telemetry: the last sequence of its stream, and up to where it has acknowledged."""
+    answer = await http.get(f"{monitor}/jsz", params={"streams": "true", "consumers": "true"})
+    accounts = answer.json().get("account_details", [])
+    return {
+        consumer["name"]: (stream["state"]["last_seq"], consumer["ack_floor"]["stream_seq"])
+        for account in accounts
+        for stream in account["stream_detail"]
+        for consumer in stream.get("consumer_detail") or ()
+    }
+
+
+async def catches_up(http: httpx.AsyncClient, monitor: str, consumer: str) -> None:
+    """Wait until `consumer` has acknowledged something published after this call (under load)."""
+    mark = 0
+
+    async def beyond() -> bool:
+        nonlocal mark
+        known = await acknowledged(http, monitor)
+        if consumer not in known:
+            return False
+        last, floor = known[consumer]
+        mark = mark or last
+        return floor > mark
+
+    await until(beyond, every=0.1)
