@@ -153,7 +153,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter rounds, noisier numbers")
     arguments = parser.parse_args()
     budget_s = 0.05 if arguments.quick else 0.35
-    sources = {"scoring": SCORING, **{name: library.source(name) for name in library.names("dispatch")}}
+    sources = {
+        "scoring": SCORING,
+        **{name: library.source(name) for name in library.names("dispatch", every=True)},
+    }
     print(
         f"{'policy':24}{'verify ms':>10}{'compile ms':>11}"
         + "".join(f"{f'us @{size}':>10}{'ratio':>7}" for size in SIZES)

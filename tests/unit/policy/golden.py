@@ -69,7 +69,7 @@ def record(policy: CompiledPolicy) -> dict[str, Any]:
 
 
 def records() -> dict[str, Any]:
-    return {name: record(library.load(name)) for name in library.names("dispatch")}
+    return {name: record(library.load(name)) for name in library.names("dispatch", every=True)}
 
 
 def main() -> None:

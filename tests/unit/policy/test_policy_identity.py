@@ -49,7 +49,7 @@ def test_kind_counts() -> None:
     assert policy_hash(BASE, "dispatch") != policy_hash(BASE, "plan")
 
 
-@pytest.mark.parametrize("name", library.names("dispatch"))
+@pytest.mark.parametrize("name", library.names("dispatch", every=True))
 def test_shipped_policies_are_what_they_were(name: str) -> None:
     """Hash, decisions and fuel are recorded in golden.json; `golden.py --write` after a wanted change."""
     assert record(library.load(name)) == json.loads(GOLDEN.read_text(encoding="utf-8"))[name]

@@ -1,0 +1,26 @@
+"""Least attained service: the workflow, or else the session, that was served least goes first.
+
+Calls of long-running programs do not hold up those of short ones. Requests are held here, where they can still be
+ordered, until a replica can start them at once. Source: M. Luo et al., "Autellix: An Efficient Serving Engine for LLM
+Agents as General Programs", 2025.
+"""
+
+API = 1
+
+
+def prioritize(request, ctx):
+    return request.session_service if request.workflow is None else request.workflow.attained
+
+
+def route(request, replicas, ctx):
+    ready = [r for r in replicas if takes(request, r)]
+    if not ready:
+        return HOLD
+    return Assign(min(ready, key=lambda r: (r.running, r.predicted_ttft)).index)
+
+
+def takes(request, replica):
+    needed = request.prompt_tokens - replica.prefix_hit_tokens + request.expected_output_tokens
+    room = replica.kv_used_tokens + needed <= replica.kv_capacity_tokens
+    empty = replica.running + replica.waiting == 0
+    return empty or (room and replica.waiting == 0 and replica.running < replica.max_running)
