@@ -2,7 +2,7 @@
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -80,6 +80,12 @@ def _hashes(rng: random.Random, unit: int, tokens: int) -> tuple[int, ...]:
     return tuple(path[: rng.choice([len(path), len(path) // 2])])
 
 
+def _load(engine: Replica | SteppingReplica, now: float) -> tuple[int, ...]:
+    if isinstance(engine, SteppingReplica):
+        return engine.load()
+    return engine.stats(now)[:4]
+
+
 def _play(engine: Replica | SteppingReplica, world: World) -> list[Emission]:
     out = []
     for at, kind, what in world.events():
@@ -103,3 +109,51 @@ def test_fast_replica_equals_oracle(world: World) -> None:
     for ours, theirs in zip(seen, expected, strict=True):
         assert ours.time == pytest.approx(theirs.time, rel=1e-9)
     assert (fast.steps, fast.preemptions) == (slow.steps, slow.preemptions)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.integers(0, 2**32))
+def test_heartbeats_tell_what_the_oracle_counts(world: World, seed: int) -> None:
+    """Also in the middle of runs: at random moments, whatever was reported before."""
+    rng = random.Random(seed)
+    config = replace(world.config, prefix_block_tokens=0)
+    engines = Replica(world.step_time, config), SteppingReplica(world.step_time, config)
+    now = 0.0
+    for at, kind, what in [*world.events(), (world.submits[-1][0] + 1.0, 2, None)]:
+        for moment in sorted(rng.uniform(now, at) for _ in range(3)):
+            emitted = [engine.advance(moment) for engine in engines]
+            assert [e[:1] + e[2:] for e in emitted[0]] == [e[:1] + e[2:] for e in emitted[1]]
+            ours, theirs = (_load(engine, moment) for engine in engines)
+            assert ours == theirs
+        now = at
+        for engine in engines:
+            if kind == 0:
+                engine.submit(at, what)  # type: ignore[arg-type]
+            elif kind == 1:
+                engine.cancel(at, what)  # type: ignore[arg-type]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.floats(0.001, 0.2))
+def test_streams_carry_the_same_tokens(world: World, tick: float) -> None:
+    whole, stream = (
+        Replica(world.step_time, world.config),
+        Replica(world.step_time, world.config, stream=True),
+    )
+    expected = {(e.id, e.time) for e in _play(whole, world) if e.finished}
+    emitted: list[Emission] = []
+    events, now = world.events(), 0.0
+    while events or stream.next_event_time() < math.inf:
+        now += tick
+        while events and events[0][0] <= now:
+            at, kind, what = events.pop(0)
+            if kind == 0:
+                stream.submit(at, what)  # type: ignore[arg-type]
+            else:
+                stream.cancel(at, what)  # type: ignore[arg-type]
+        emitted += stream.advance(now)
+    assert {(e.id, e.time) for e in emitted if e.finished} == expected
+    assert [e.time for e in emitted] == sorted(e.time for e in emitted)
+    lengths = {job.id: job.output_tokens for _, job in world.submits}
+    for job_id, _ in expected:
+        assert sum(e.tokens for e in emitted if e.id == job_id) == lengths[job_id]

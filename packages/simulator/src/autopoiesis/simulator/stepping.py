@@ -83,6 +83,12 @@ class SteppingReplica:
     def next_event_time(self) -> float:
         return self._end
 
+    def load(self) -> tuple[int, int, int, int]:
+        """Running, waiting, prompt tokens not computed yet, tokens in the KV cache (each sequence's own count)."""
+        queued = [s for s in self._running if s.prefilling] + self._waiting
+        missing = sum(s.known - s.computed for s in queued)
+        return len(self._running), len(self._waiting), missing, sum(s.computed for s in self._running)
+
     def _until(self, now: float) -> None:
         while self._end < now:
             self._boundary()
