@@ -147,6 +147,7 @@ class Evolution:
     ) -> list[Scored]:
         """The best that beat the incumbent by `min_gain` also on fresh seeds, best first; no two that did the same.
 
+        A search that overran its time still has its best one checked: else all of it was for nothing.
         `without` are hashes that do not come into question.
         """
         distinct: dict[tuple[Score, ...], Scored] = {}
@@ -156,11 +157,13 @@ class Evolution:
         checked = []
         for policy in list(distinct.values())[: 2 * count]:
             fresh = await self._measured(policy)
-            if fresh is None or policy.result is None or self._budget.left_s <= 0:
+            if fresh is None or policy.result is None:
                 continue
             mean = (fresh.fitness + policy.result.fitness) / 2
             if min(fresh.fitness, mean) >= 1 + min_gain and not fresh.faults:
                 checked.append(replace(policy, result=replace(policy.result, fitness=mean)))
+            if checked and self._budget.left_s <= 0:
+                break
         self.archive.add(checked)
         return sorted(checked, key=preference)[:count]
 

@@ -26,7 +26,7 @@ def demo(
     trace: Annotated[
         Path | None, Parameter(help="Recorded trace to serve instead of generated traffic.")
     ] = None,
-    load: Annotated[float, Parameter(help="Mean arrivals over the fleet's capacity.")] = 0.6,
+    load: Annotated[float, Parameter(help="Mean arrivals over the fleet's capacity.")] = 0.7,
     fleet: Annotated[str | None, Parameter(help="Simulated fleet, for instance '2xH100 + 4xL40S'.")] = None,
     incumbent: Annotated[str, Parameter(help="Shipped policy to start from.")] = "round_robin",
     patience: Annotated[

@@ -69,7 +69,7 @@ def synthetic(load: float, seed: int, stretches: Stretches, fleet: str = FLEET) 
     """Bursty traffic of two classes."""
 
     def traffic(duration: float, rate: float, part: int) -> Trace:
-        return bursts(rate, duration, peak=2.0, burst_s=6.0, calm_s=12.0, mix=MIX, seed=seed * 10 + part)
+        return bursts(rate, duration, peak=2.0, burst_s=3.0, calm_s=6.0, mix=MIX, seed=seed * 10 + part)
 
     limit = capacity(_fleet(fleet), traffic(300.0, 20.0, 9))
     rate = load * limit
