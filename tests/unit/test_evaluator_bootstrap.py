@@ -53,7 +53,7 @@ def test_with_many_blocks_it_is_the_interval_of_the_ratios_mean() -> None:
     gain = paired_gain(ours, theirs, confidence=0.95, seed=1)
     residuals = ours - (1 + gain.gain) * theirs
     error = residuals.std(ddof=1) / np.sqrt(400) / theirs.mean()
-    assert gain.high - gain.low == pytest.approx(2 * 1.966 * error, rel=0.05)
+    assert gain.high - gain.low == pytest.approx(2 * 1.966 * error, rel=0.06)
 
 
 @pytest.mark.parametrize("blocks", [4, 6, 12])

@@ -5,7 +5,7 @@ share their fate, and queues carry it on for as long as requests last; so the un
 is longer than that (block bootstrap). There are few such blocks. Quantiles of the resampled gains are then too narrow,
 because no resample can be worse than the worst block; therefore the resampling gives the standard error alone, and the
 interval takes Student's t with one degree of freedom per block but one (Hesterberg 2015, "What Teachers Should Know About
-the Bootstrap": t interval with bootstrap standard error).
+the Bootstrap": t interval with bootstrap standard error), on the logarithm of the ratio, which is symmetric.
 """
 
 import math
@@ -50,12 +50,13 @@ def paired_gain(
     if blocks < MIN_BLOCKS:
         raise TooFewBlocksError(f"{blocks} blocks of time; at least {MIN_BLOCKS} are needed for an interval")
     picks = np.random.default_rng(seed).integers(0, blocks, size=(resamples, blocks))
-    resampled = _relative(candidate[picks].sum(axis=1), incumbent[picks].sum(axis=1))
+    resampled = _log_ratio(candidate[picks].sum(axis=1), incumbent[picks].sum(axis=1))
     error = float(resampled.std()) * math.sqrt(blocks / (blocks - 1))
     reach = float(stdtrit(blocks - 1, (1.0 + confidence) / 2.0)) * error
-    centre = float(_relative(candidate.sum(keepdims=True), incumbent.sum(keepdims=True))[0])
-    return Gain(centre, centre - reach, centre + reach, blocks)
+    centre = float(_log_ratio(candidate.sum(keepdims=True), incumbent.sum(keepdims=True))[0])
+    return Gain(math.expm1(centre), math.expm1(centre - reach), math.expm1(centre + reach), blocks)
 
 
-def _relative(ours: Counts, theirs: Counts) -> NDArray[np.float64]:
-    return (ours - theirs) / np.maximum(theirs, 1)
+def _log_ratio(ours: Counts, theirs: Counts) -> NDArray[np.float64]:
+    """A sum of nothing counts as one request."""
+    return np.log(np.maximum(ours, 1) / np.maximum(theirs, 1))

@@ -33,7 +33,7 @@ class EvaluatorSettings(Section, frozen=True, kw_only=True):
     """CPU courtesy towards the data plane: niceness of this process and its replays."""
 
     confidence: Annotated[float, msgspec.Meta(gt=0.5, lt=1.0)] = 0.95
-    """Of the decisions on one sealed half together; each of its `looks` gets an equal share of the error."""
+    """That no promotion on one sealed half is wrong; each of its `looks` gets an equal share of the error."""
     looks: Annotated[int, msgspec.Meta(ge=1)] = 4
     """Candidates that may be decided on one sealed half."""
     min_gain: float = 0.0

@@ -11,7 +11,8 @@ class Decision:
     """On the sealed blocks, with fresh seeds, it is better than the incumbent with confidence, and harms no one.
 
     Every look at sealed blocks spends some of what they can prove, so there are `looks` of them per window, and each is
-    taken at an equal share of the allowed error (Bonferroni).
+    taken at an equal share of the allowed error (Bonferroni). Only a bound that is too high promotes wrongly, so the
+    two-sided interval has twice that error.
     """
 
     name = "decision"
@@ -42,7 +43,7 @@ class Decision:
         found.faults = sum(replay.faults for replay in ours)
         found.fuel_mean = scoring.fuel_mean(ours)
         found.model_error = model_error
-        found.confidence = 1 - (1 - settings.confidence) / settings.looks
+        found.confidence = 1 - 2 * (1 - settings.confidence) / settings.looks
         try:
             found.gain = paired_gain(
                 scoring.blocks(ours, settings.block_s),
