@@ -94,7 +94,7 @@ def _user(request: Request) -> str:
         ("PARENT", parent),
     ):
         parts.append(_policy(role, policy, shown))
-        shown[policy.hash] = role
+        shown.setdefault(policy.hash, role)
     if task.tried:
         parts.append(
             "# Tried in this cycle and before, newest last\n" + "\n".join(map(_line, task.tried[-TRIED:]))

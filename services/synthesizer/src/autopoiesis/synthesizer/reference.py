@@ -64,6 +64,7 @@ def language_reference() -> str:
                 f"Builtins: {', '.join(sorted(grammar.BUILTINS))}. From math: {', '.join(grammar.MATH_FUNCTIONS)}, "
                 f"{', '.join(grammar.MATH_CONSTANTS)} (as math.sqrt and so on, no import needed)."
             ),
+            *(f"Methods of a {kind}: {', '.join(table)}." for kind, table in grammar.METHODS.items()),
             f"Not in the language: {', '.join(refused)}.",
             "The file begins with a docstring of one paragraph (the idea) and `API = 1`; constants in capitals may follow.",
         ]
