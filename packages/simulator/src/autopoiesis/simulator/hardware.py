@@ -1,14 +1,14 @@
 """GPUs: what the maker says of them, and how much of it a real engine reaches.
 
-Dense bf16 peaks, bandwidths and link speeds are datasheet figures (NVIDIA A100, H100, H200, H20, L4, L40S, RTX PRO 6000
-Blackwell Server; RTX 4090 with fp32 accumulation, from the Ada whitepaper). Memory is what the driver reports. Prices are
-typical on-demand rates of 2026 and move: override them with `Gpu.priced`.
+Dense bf16 peaks, bandwidths and link speeds are datasheet figures of NVIDIA; those of GeForce cards are with fp32 accumulation,
+from the Ampere and Ada whitepapers; the RTX PRO 6000 is the Blackwell Server Edition. Memory is what the driver reports. Prices
+are typical on-demand rates of 2026 and move: override them with `Gpu.priced`.
 
 Efficiencies are starting values for vLLM with CUDA graphs and calibration replaces them. None was fitted to an end-to-end log:
 - A100, H100, H200, L40S, RTX PRO 6000: measured vLLM kernels (NVIDIA aiconfigurator, Apache-2.0), matrix products of Llama-3.1-8B,
   Llama-3.1-70B and Qwen3-32B on 1 to 8 GPUs, causal and decode attention with head dimension 128.
 - RTX 4090, and attention on the RTX PRO 6000: measured vLLM 0.19 layers (LLMServingSim profiler, MIT).
-- H20 and L4 take those of the nearest measured chip.
+- A10, A6000, H20, L4 and RTX 3090 take those of the nearest measured chip.
 `benchmarks/fidelity/kernels.py` prints each value beside what the measurements give.
 """
 
@@ -96,6 +96,8 @@ _PRO = Efficiency(0.78, 0.89, 0.45, 0.91, 50)
 GPUS: Final[dict[str, Gpu]] = {
     gpu.name: gpu
     for gpu in (
+        Gpu("A10", 125e12, 0.6e12, 23_028 * _MIB, 32e9, 32e9, 0.60, _L40S, fp8=False),
+        Gpu("A6000", 154.8e12, 0.768e12, 49_140 * _MIB, 32e9, 32e9, 0.55, _L40S, fp8=False),
         Gpu("A100-40", 312e12, 1.555e12, 40_960 * _MIB, 300e9, 32e9, 1.20, _A100, nvlink=True, fp8=False),
         Gpu("A100-80", 312e12, 2.039e12, 81_920 * _MIB, 300e9, 32e9, 1.80, _A100, nvlink=True, fp8=False),
         Gpu("H100", 989e12, 3.35e12, 81_559 * _MIB, 450e9, 64e9, 2.95, _H100, nvlink=True),
@@ -103,6 +105,7 @@ GPUS: Final[dict[str, Gpu]] = {
         Gpu("H20", 148e12, 4.0e12, 97_871 * _MIB, 450e9, 64e9, 1.90, _H200, nvlink=True),
         Gpu("L4", 121e12, 0.3e12, 23_034 * _MIB, 32e9, 32e9, 0.60, _L40S),
         Gpu("L40S", 362e12, 0.864e12, 46_068 * _MIB, 32e9, 32e9, 1.00, _L40S),
+        Gpu("RTX-3090", 71e12, 0.936e12, 24_576 * _MIB, 32e9, 32e9, 0.25, _ADA, fp8=False),
         Gpu("RTX-4090", 165.2e12, 1.008e12, 24_564 * _MIB, 32e9, 32e9, 0.45, _ADA),
         Gpu("RTX-PRO-6000", 468e12, 1.597e12, 97_887 * _MIB, 64e9, 64e9, 1.25, _PRO),
     )
@@ -112,7 +115,11 @@ GPUS: Final[dict[str, Gpu]] = {
 _ALIASES: Final = {
     "A100": "A100-80",
     "A10080": "A100-80",
+    "A10080GB": "A100-80",
+    "A10040GB": "A100-40",
     "A10040": "A100-40",
+    "RTXA6000": "A6000",
+    "3090": "RTX-3090",
     "4090": "RTX-4090",
     "PRO6000": "RTX-PRO-6000",
 }
@@ -131,6 +138,16 @@ def gpu(name: str) -> Gpu:
 
 def _plain(name: str) -> str:
     plain = "".join(c for c in name.upper() if c.isalnum())
-    for word in ("NVIDIA", "GEFORCE", "SXM5", "SXM4", "SXM", "80GBHBM3"):
+    for word in (
+        "NVIDIA",
+        "GEFORCE",
+        "BLACKWELL",
+        "SERVEREDITION",
+        "SERVER",
+        "SXM5",
+        "SXM4",
+        "SXM",
+        "80GBHBM3",
+    ):
         plain = plain.replace(word, "")
     return plain

@@ -30,6 +30,8 @@ class ModelShape:
     max_context: int = 131_072
     fp8: bool = False
     """The layers' weights and products have 8 bits; the head, activations and the KV cache keep `dtype_bytes`."""
+    kv_fp8: bool = False
+    """The KV cache has 8 bits."""
 
     @property
     def attention_params(self) -> int:
@@ -69,7 +71,7 @@ class ModelShape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
+        return 2 * self.layers * self.kv_heads * self.head_dim * (1 if self.kv_fp8 else self.dtype_bytes)
 
     @property
     def attention_flops_per_pair(self) -> int:
@@ -87,12 +89,26 @@ class ModelShape:
 MODELS: Final[dict[str, ModelShape]] = {
     shape.name: shape
     for shape in (
+        ModelShape("Llama-2-7B", 32, 4096, 11008, 32, 32, 128, 32_000, max_context=4096),
+        ModelShape("Llama-2-13B", 40, 5120, 13824, 40, 40, 128, 32_000, max_context=4096),
+        ModelShape("Llama-2-70B", 80, 8192, 28672, 64, 8, 128, 32_000, max_context=4096),
+        ModelShape("Llama-3-8B", 32, 4096, 14336, 32, 8, 128, 128_256, max_context=8192),
+        ModelShape("Llama-3-70B", 80, 8192, 28672, 64, 8, 128, 128_256, max_context=8192),
+        ModelShape("Llama-3.2-1B", 16, 2048, 8192, 32, 8, 64, 128_256, tied_embeddings=True),
+        ModelShape("Llama-3.2-3B", 28, 3072, 8192, 24, 8, 128, 128_256, tied_embeddings=True),
+        ModelShape("Llama-3.3-70B", 80, 8192, 28672, 64, 8, 128, 128_256),
+        ModelShape("Mistral-7B", 32, 4096, 14336, 32, 8, 128, 32_768, max_context=32_768),
         ModelShape("Llama-3.1-8B", 32, 4096, 14336, 32, 8, 128, 128_256),
         ModelShape("Llama-3.1-70B", 80, 8192, 28672, 64, 8, 128, 128_256),
         ModelShape("Qwen2.5-7B", 28, 3584, 18944, 28, 4, 128, 152_064, max_context=32_768),
         ModelShape("Qwen2.5-14B", 48, 5120, 13824, 40, 8, 128, 152_064, max_context=32_768),
         ModelShape("Qwen2.5-32B", 64, 5120, 27648, 40, 8, 128, 152_064, max_context=32_768),
         ModelShape("Qwen2.5-72B", 80, 8192, 29568, 64, 8, 128, 152_064, max_context=32_768),
+        ModelShape(
+            "Qwen3-1.7B", 28, 2048, 6144, 16, 8, 128, 151_936, tied_embeddings=True, max_context=40_960
+        ),
+        ModelShape("Qwen3-4B", 36, 2560, 9728, 32, 8, 128, 151_936, tied_embeddings=True, max_context=40_960),
+        ModelShape("Qwen3-14B", 40, 5120, 17408, 40, 8, 128, 151_936, max_context=40_960),
         ModelShape("Qwen3-8B", 36, 4096, 12288, 32, 8, 128, 151_936, max_context=40_960),
         ModelShape("Qwen3-32B", 64, 5120, 25600, 64, 8, 128, 151_936, max_context=40_960),
         ModelShape(
@@ -157,7 +173,7 @@ def model(name: str) -> ModelShape:
 
     An organisation prefix and a suffix such as `-Instruct` do not matter; one that has `FP8` means 8-bit layers.
     """
-    plain = name.rsplit("/", 1)[-1].lower()
+    plain = name.rsplit("/", 1)[-1].lower().removeprefix("meta-")
     for known in sorted(MODELS, key=len, reverse=True):
         if plain == known.lower() or plain.startswith(known.lower() + "-"):
             quantized = "fp8" in plain[len(known) :].split("-")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class Knob:
         return math.log(value) if self.share else value * 1e3
 
     def outside(self, coordinate: float) -> float:
-        value = math.exp(coordinate) if self.share else coordinate * 1e-3
+        value = math.exp(coordinate) if self.share else float(coordinate) * 1e-3
         return min(self.high, max(self.low, value))
 
 
@@ -106,7 +106,7 @@ def start_values(efficiency: Efficiency, request_overhead_s: float = 0.0) -> dic
 
 def with_values(efficiency: Efficiency, values: Mapping[str, float]) -> Efficiency:
     """The efficiency with the fitted values in it."""
-    changes = {name: value for name, value in values.items() if name != "request_overhead_s"}
+    changes: dict[str, Any] = {name: value for name, value in values.items() if name != "request_overhead_s"}
     return replace(efficiency, **changes)
 
 
@@ -184,7 +184,9 @@ def _minimize(
             columns.append((errors(moved) - here) / signed)
         return np.stack(columns, axis=1)
 
-    begin = np.array([knob.inside(max(start[name], knob.low)) for name, knob in zip(names, knobs, strict=True)])
+    begin = np.array(
+        [knob.inside(max(start[name], knob.low)) for name, knob in zip(names, knobs, strict=True)]
+    )
     margin = 1e-6 * (high - low)
     found = least_squares(
         errors,

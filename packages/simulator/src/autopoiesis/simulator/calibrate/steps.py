@@ -77,11 +77,15 @@ def _unseen(steps: StepTime, records: Sequence[StepRecord]) -> dict[str, str]:
             f"the largest has {max(tokens, default=0)}"
         )
     if sum(count < knee for count in tokens) < ENOUGH:
-        refused["weights"] = f"fewer than {ENOUGH} steps below {knee:.0f} tokens, which reading weights decides"
+        refused["weights"] = (
+            f"fewer than {ENOUGH} steps below {knee:.0f} tokens, which reading weights decides"
+        )
     if prompts < ENOUGH:
         refused["prefill_attention"] = f"fewer than {ENOUGH} steps with prompt tokens ({prompts})"
     if read < ENOUGH:
-        refused["decode_attention"] = f"fewer than {ENOUGH} decode steps that spend 3 % on the KV cache ({read})"
+        refused["decode_attention"] = (
+            f"fewer than {ENOUGH} decode steps that spend 3 % on the KV cache ({read})"
+        )
     if len(records) < ENOUGH:
         refused["step_overhead_s"] = f"fewer than {ENOUGH} steps ({len(records)})"
     return refused
