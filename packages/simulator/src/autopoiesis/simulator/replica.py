@@ -15,6 +15,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from autopoiesis.simulator.batch import Batch, Sequence
 from autopoiesis.simulator.engine import (
     Emission,
     EngineConfig,
@@ -24,7 +25,6 @@ from autopoiesis.simulator.engine import (
     TooLongError,
     check,
 )
-from autopoiesis.simulator.prefix import PrefixCache
 from autopoiesis.simulator.steptime import Steps
 
 __all__ = ["Emission", "EngineConfig", "Job", "Replica", "ReplicaStats", "TooLongError"]
@@ -36,39 +36,7 @@ GAP_BINS_PER_E: Final = 50
 _new = tuple.__new__  # a third of the time that the named tuple's own constructor takes
 
 
-class _Sequence:
-    """A job in the engine.
-
-    While it decodes, its context is `base + steps`, and it emits its last token at the end of step `finish_step`.
-    """
-
-    __slots__ = (
-        "base",
-        "cancelled",
-        "computed",
-        "emitted",
-        "finish_step",
-        "held",
-        "job",
-        "order",
-        "queued",
-        "target",
-    )
-
-    def __init__(self, job: Job, order: int) -> None:
-        self.job = job
-        self.order = order
-        self.target = job.prompt_tokens
-        self.computed = 0
-        self.held = 0
-        self.emitted = 0
-        self.base = 0
-        self.finish_step = 0
-        self.queued = True
-        self.cancelled = False
-
-
-class Replica:
+class Replica(Batch):
     """A simulated engine. Times are seconds on the caller's clock and never fall.
 
     With `stream` every `advance` reports the tokens made since the last one; without, a request has one emission for its first
@@ -76,24 +44,17 @@ class Replica:
     """
 
     __slots__ = (
-        "_blocks",
-        "_cache",
         "_cancelled",
-        "_chunks",
-        "_context",
         "_decode_fixed",
-        "_decoding",
         "_end",
         "_first",
         "_growth",
         "_longest",
         "_orders",
         "_out",
-        "_pages",
         "_partial",
         "_per_kv_token",
         "_perturb",
-        "_residues",
         "_run",
         "_sequences",
         "_start",
@@ -102,9 +63,7 @@ class Replica:
         "_waiting",
         "_waiting_count",
         "_waiting_tokens",
-        "_whole_pages",
         "busy_s",
-        "config",
         "gaps",
         "kv_peak_tokens",
         "kv_tokens_read",
@@ -113,7 +72,6 @@ class Replica:
         "prefix_hits",
         "prefix_queries",
         "step_time",
-        "steps",
         "tokens_out",
     )
 
@@ -125,12 +83,11 @@ class Replica:
         perturb: Callable[[], float] | None = None,
         stream: bool = False,
     ) -> None:
+        super().__init__(config)
         self.step_time = step_time
-        self.config = config
         self.preemptions = 0
         self.prefix_queries = 0
         self.prefix_hits = 0
-        self.steps = 0
         self.busy_s = 0.0
         self.layer_tokens = 0
         self.kv_tokens_read = 0
@@ -139,23 +96,13 @@ class Replica:
         self.gaps: dict[int, int] = {}
         self._perturb = perturb
         self._stream = stream
-        self._pages = config.block_tokens
-        self._blocks = config.kv_blocks
-        self._cache = (
-            PrefixCache(config.prefix_block_tokens // self._pages) if config.prefix_block_tokens else None
-        )
-        self._sequences: dict[RequestId, _Sequence] = {}
+        self._sequences: dict[RequestId, Sequence] = {}
         self._orders = 0
-        self._waiting: list[tuple[int, int, _Sequence]] = []
+        self._waiting: list[tuple[int, int, Sequence]] = []
         self._waiting_count = 0
         self._waiting_tokens = 0
-        self._decoding: list[tuple[int, int, _Sequence]] = []
-        self._context = 0
-        self._residues = [0] * self._pages
-        self._whole_pages = 0
-        self._partial: _Sequence | None = None
-        self._chunks: list[tuple[_Sequence, int]] = []
-        self._cancelled: list[_Sequence] = []
+        self._partial: Sequence | None = None
+        self._cancelled: list[Sequence] = []
         self._out: list[Emission] = []
         self._start = 0.0
         self._run = 0
@@ -179,7 +126,7 @@ class Replica:
         if self._end < now:
             self._settle(now)
         self._orders = order = self._orders + 1
-        self._sequences[job_id] = sequence = _Sequence(job, order)
+        self._sequences[job_id] = sequence = Sequence(job, order)
         self._enqueue(sequence)
         if not self._run:
             self._end = now
@@ -202,7 +149,7 @@ class Replica:
                 f"job {job.id!r}: only unfinished jobs can be restored, and only before the first step"
             )
         self._orders += 1
-        self._sequences[job.id] = sequence = _Sequence(job, self._orders)
+        self._sequences[job.id] = sequence = Sequence(job, self._orders)
         sequence.target, sequence.emitted = job.prompt_tokens + produced, produced
         pages = -(-(sequence.target) // self._pages)
         full = len(self._decoding) >= self.config.max_running or self._decode_pages(1) + pages > self._blocks
@@ -280,15 +227,11 @@ class Replica:
         self._sequences.clear()
         self._waiting.clear()
         self._waiting_count = self._waiting_tokens = 0
-        self._decoding.clear()
-        self._context = self._whole_pages = self._run = 0
-        self._residues = [0] * self._pages
+        self._clear()
+        self._run = 0
         self._partial = None
-        self._chunks = []
         self._cancelled.clear()
         self._end = math.inf
-        if self._cache is not None:
-            self._cache = PrefixCache(self._cache.unit)
         return lost
 
     # --- runs of steps ---
@@ -369,7 +312,7 @@ class Replica:
         while heap and heap[0][0] == steps:
             self._finish(heappop(heap)[2], now)
 
-    def _compute(self, chunks: list[tuple[_Sequence, int]], run: int) -> None:
+    def _compute(self, chunks: list[tuple[Sequence, int]], run: int) -> None:
         """Prompt chunks are in the KV cache now, and what they displaced is not."""
         held = self._context
         for sequence, chunk in chunks:
@@ -433,7 +376,7 @@ class Replica:
             chunk = self._chunk(partial)
             used = self._blocks_in_use(1, partial, chunk)
         budget = self.config.max_batched_tokens - len(self._decoding) - chunk
-        chunks: list[tuple[_Sequence, int]] = [] if partial is None else [(partial, chunk)]
+        chunks: list[tuple[Sequence, int]] = [] if partial is None else [(partial, chunk)]
         if self._cache is not None:
             self._cache.shrink(self._blocks - used)
             if partial is not None:
@@ -447,12 +390,12 @@ class Replica:
         else:
             self._end = math.inf
 
-    def _chunk(self, partial: _Sequence | None) -> int:
+    def _chunk(self, partial: Sequence | None) -> int:
         if partial is None:
             return 0
         return min(partial.target - partial.computed, self.config.max_batched_tokens - len(self._decoding))
 
-    def _mix(self, now: float, chunks: list[tuple[_Sequence, int]], *, once: bool) -> None:
+    def _mix(self, now: float, chunks: list[tuple[Sequence, int]], *, once: bool) -> None:
         """Start a run of prompt chunks beside the decoding sequences."""
         model, decoding = self.step_time, len(self._decoding)
         tokens = sampled = decoding
@@ -482,12 +425,12 @@ class Replica:
 
     # --- admission, preemption, ends ---
 
-    def _enqueue(self, sequence: _Sequence) -> None:
+    def _enqueue(self, sequence: Sequence) -> None:
         heappush(self._waiting, (sequence.job.priority, sequence.order, sequence))
         self._waiting_count += 1
         self._waiting_tokens += sequence.target
 
-    def _admit(self, chunks: list[tuple[_Sequence, int]], budget: int, used: int) -> None:
+    def _admit(self, chunks: list[tuple[Sequence, int]], budget: int, used: int) -> None:
         """Take waiting jobs into this step while batch, budget and KV allow; the first that does not fit blocks the rest."""
         waiting, pages = self._waiting, self._pages
         room = self.config.max_running - len(self._decoding) - len(chunks)
@@ -525,14 +468,7 @@ class Replica:
         """A waiting job that does not fit may come to need less as its idle hits are evicted: look again at each step."""
         return self._cache is not None and bool(self._waiting) and not self.config.reserve_full_prompt
 
-    def _match(self, sequence: _Sequence) -> tuple[int, int]:
-        if self._cache is None or not sequence.job.block_hashes:
-            return 0, 0
-        return self._cache.match(
-            sequence.job.block_hashes, (sequence.target - 1) // self.config.prefix_block_tokens
-        )
-
-    def _start_prefill(self, sequence: _Sequence, hits: int, cached: int) -> None:
+    def _start_prefill(self, sequence: Sequence, hits: int, cached: int) -> None:
         sequence.queued = False
         sequence.computed = cached
         if self._cache is not None:
@@ -542,7 +478,7 @@ class Replica:
                 self._cache.hold(block)
             sequence.held = hits
 
-    def _prefilled(self, sequence: _Sequence, now: float) -> None:
+    def _prefilled(self, sequence: Sequence, now: float) -> None:
         """The prompt (or, after preemption, all that was known) is computed: one token comes out."""
         job, pages = sequence.job, self._pages
         generated = sequence.target - job.prompt_tokens + 1
@@ -562,7 +498,7 @@ class Replica:
         self._residues[base % pages] += 1
         self._whole_pages += base // pages
 
-    def _finish(self, sequence: _Sequence, now: float) -> None:
+    def _finish(self, sequence: Sequence, now: float) -> None:
         """Its last token comes out (already off the heap)."""
         job, base, pages = sequence.job, sequence.base, self._pages
         context = job.prompt_tokens + job.output_tokens - 1
@@ -575,7 +511,7 @@ class Replica:
             self._free(sequence, -(-private // pages))
         self._emit(sequence, job.output_tokens, now)
 
-    def _emit(self, sequence: _Sequence, produced: int, now: float) -> None:
+    def _emit(self, sequence: Sequence, produced: int, now: float) -> None:
         job = sequence.job
         finished = produced == job.output_tokens
         tokens = produced - sequence.emitted
@@ -585,12 +521,7 @@ class Replica:
         if finished:
             del self._sequences[job.id]
 
-    def _leave_batch(self, sequence: _Sequence) -> None:
-        self._context -= sequence.base + sequence.held * self.config.prefix_block_tokens + self.steps
-        self._residues[sequence.base % self._pages] -= 1
-        self._whole_pages -= sequence.base // self._pages
-
-    def _remove(self, sequence: _Sequence) -> int:
+    def _remove(self, sequence: Sequence) -> int:
         """Take a running sequence out of the batch and free its KV; tokens it had produced."""
         produced = sequence.target - sequence.job.prompt_tokens
         private = sequence.computed - sequence.held * self.config.prefix_block_tokens
@@ -603,11 +534,6 @@ class Replica:
         self._free(sequence, -(-private // self._pages))
         sequence.finish_step = 0
         return produced
-
-    def _free(self, sequence: _Sequence, private_pages: int) -> None:
-        if self._cache is not None:
-            self._cache.release(sequence.job.block_hashes[: sequence.held], private_pages)
-            sequence.held = 0
 
     def _make_room(self, now: float) -> bool:
         """Preempt, lowest priority and latest first, until the next step fits; whether any was."""
@@ -631,74 +557,6 @@ class Replica:
             self._enqueue(victim)
             self.preemptions += 1
             preempted = True
-
-    # --- KV pages ---
-
-    def _pages_bound(self, partial: _Sequence | None, chunk: int) -> int:
-        """Upper bound of pages after the next step, without looking at each sequence (no prefix cache)."""
-        decoding = len(self._decoding)
-        used = (self._context + decoding) // self._pages + decoding
-        if partial is not None:
-            used += -(-(partial.computed + chunk) // self._pages)
-        return used
-
-    def _decode_pages(self, steps: int) -> int:
-        """Pages of the decoding sequences, shared ones apart, `steps` steps from now."""
-        whole, rest = divmod(self.steps + steps, self._pages)
-        residues = self._residues
-        used = self._whole_pages + len(self._decoding) * (whole + 1)
-        return used + sum(residues[self._pages - rest + 1 :]) if rest else used - residues[0]
-
-    def _private_pages(self, sequence: _Sequence, chunk: int) -> int:
-        tokens = sequence.computed + chunk - sequence.held * self.config.prefix_block_tokens
-        return -(-tokens // self._pages) if tokens > 0 else 0
-
-    def _blocks_in_use(self, steps: int, partial: _Sequence | None = None, chunk: int = 0) -> int:
-        """Pages held `steps` steps from now by the decoding, the current chunks, and `partial` after `chunk` more tokens."""
-        used = self._decode_pages(steps)
-        for sequence, size in self._chunks:
-            used += self._private_pages(sequence, size * steps)
-        if partial is not None:
-            used += self._private_pages(partial, chunk)
-        return used if self._cache is None else used + self._cache.held_blocks
-
-    def _fitting(self, run: int, chunks: list[tuple[_Sequence, int]]) -> int:
-        """The most steps, at most `run` and at least 1, whose KV fits."""
-        decoding = len(self._decoding)
-        bound = (self._context + run * decoding) // self._pages + decoding
-        for sequence, chunk in chunks:
-            bound += -(-(sequence.computed + run * chunk) // self._pages)
-        if self._cache is not None:
-            bound += self._cache.held_blocks
-        if bound <= self._blocks or self._blocks_in_use(run) <= self._blocks:
-            return run
-        low, high = 1, run
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._blocks_in_use(middle) <= self._blocks:
-                low = middle
-            else:
-                high = middle
-        return low
-
-    # --- prefix cache ---
-
-    def _share(self, sequence: _Sequence, computed: int) -> None:
-        """Make the blocks of the first `computed` tokens that have hashes known to others."""
-        if self._cache is None:
-            return
-        hashes = sequence.job.block_hashes
-        full = min(computed // self.config.prefix_block_tokens, len(hashes))
-        for block in hashes[sequence.held : full]:
-            self._cache.hold(block)
-        sequence.held = max(sequence.held, full)
-
-    def _meets_cached(self, sequence: _Sequence) -> bool:
-        """Some block that this prefill will compute is cached already: step by step then, adopting it changes the room."""
-        cache = self._cache
-        return cache is not None and any(
-            block in cache for block in sequence.job.block_hashes[sequence.held :]
-        )
 
     def _stream_until(self, to: float) -> None:
         done = self.steps + self._steps_before(to)
