@@ -9,7 +9,10 @@ import io
 import json
 import re
 import signal
+import socket
+import sys
 import time
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self
@@ -22,6 +25,8 @@ from autopoiesis.cli import app as cli
 from autopoiesis.cli.installation import Installation
 from autopoiesis.cli.load import LoadResult, Progress, run_load
 from autopoiesis.cli.load.result import Record
+from autopoiesis.runtime.embedded import Supervisor
+from autopoiesis.runtime.embedded.child import Command
 from autopoiesis.simulator.workload import Trace
 from autopoiesis.simulator.workload.generate import Lengths, Mix, poisson
 
@@ -104,7 +109,10 @@ class Probe:
     def __init__(self, http: httpx.AsyncClient, url: str, *, tokens: int, stream: bool = True) -> None:
         self.tokens = tokens
         self.stream = stream
-        self.replica = ""
+        self.replica = self.policy = ""
+        """Who answers, and the beginning of the hash of the policy that chose it."""
+        self.epoch = -1
+        """Of that policy."""
         self.began = False
         """Whether text has come."""
         self.output_tokens = 0
@@ -132,7 +140,7 @@ class Probe:
         if self.stream:
             body["stream_options"] = {"include_usage": True}
         async with http.stream("POST", url, json=body) as response:
-            self.replica = response.headers.get("x-autopoiesis-replica", "")
+            self._explained(response.headers)
             if response.status_code != 200 or not self.stream:
                 answer = json.loads(await response.aread())
                 self.error, self.done = answer.get("error"), True
@@ -141,6 +149,12 @@ class Probe:
             async for line in response.aiter_lines():
                 if line.startswith("data: "):
                     self._event(line.removeprefix("data: "))
+
+    def _explained(self, headers: httpx.Headers) -> None:
+        if "x-autopoiesis-replica" in headers:
+            self.replica = headers["x-autopoiesis-replica"]
+            self.policy = headers["x-autopoiesis-policy"]
+            self.epoch = int(headers["x-autopoiesis-epoch"])
 
     def _event(self, data: str) -> None:
         if data == "[DONE]":
@@ -192,6 +206,16 @@ def command(*arguments: str) -> str:
     return printed.getvalue()
 
 
+async def shell(*arguments: str) -> str:
+    """`command`, as a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "autopoiesis.cli", *arguments), stdout=PIPE, stderr=STDOUT
+    )
+    printed, _ = await process.communicate()
+    assert process.returncode == 0, printed.decode()
+    return printed.decode()
+
+
 async def promote(installation: Installation, http: httpx.AsyncClient, policy: str) -> None:
     """`autopoiesis policy promote`, and wait until the router decides with it: through PostgreSQL, promoter and NATS."""
     router = installation.running.router
@@ -218,6 +242,27 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that still run; psutil tells a process from a later one of the same id."""
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def revive(supervisor: Supervisor, command: Command) -> None:
+    """Start again what was killed for good, and wait until it is ready: a service says so, PostgreSQL listens."""
+
+    def listens() -> bool:
+        port = next(word for word in command.argv if word.startswith("--port=")).removeprefix("--port=")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+    supervisor.start(
+        command.name,
+        command.argv,
+        env=command.env,
+        cwd=command.cwd,
+        ready=listens if command.layer == 0 else "notify",
+        timeout=60.0,
+        restart=True,
+        stop_signal=command.stop_signal,
+        layer=command.layer,
+    )
 
 
 async def acknowledged(http: httpx.AsyncClient, monitor: str) -> dict[str, tuple[int, int]]:

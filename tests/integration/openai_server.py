@@ -110,7 +110,8 @@ class OpenAIServer:
         elif body.get("stream"):
             await self._stream(body, reader, writer)
         else:
-            await self.gate.wait()
+            async with _watching(reader) as gone:
+                await self._pass_gate(gone)
             choice = {
                 "index": 0,
                 "message": {"role": "assistant", "content": "w " * self.tokens},
@@ -127,23 +128,16 @@ class OpenAIServer:
         self._event(writer, {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
         if self.delta is not None:
             self._event(writer, {"choices": [{"index": 0, "delta": self.delta}]})
-        gone = asyncio.ensure_future(reader.read(1))
         try:
-            for i in range(self.tokens):
-                passed = asyncio.ensure_future(self.gate.wait())
-                await asyncio.wait([passed, gone], return_when=asyncio.FIRST_COMPLETED)
-                if gone.done():
-                    passed.cancel()
-                    self.left += 1
-                    raise ConnectionError("the client left")
-                if i == self.cut_after:
+            async with _watching(reader) as gone:
+                for i in range(self.tokens):
+                    await self._pass_gate(gone)
+                    if i == self.cut_after:
+                        await writer.drain()
+                        raise ConnectionError("cut, as the test wants it")
+                    self._event(writer, {"choices": [{"index": 0, "delta": {"content": f"w{i} "}}]})
                     await writer.drain()
-                    raise ConnectionError("cut, as the test wants it")
-                self._event(writer, {"choices": [{"index": 0, "delta": {"content": f"w{i} "}}]})
-                await writer.drain()
         finally:
-            gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
             self.open_streams -= 1
         self._event(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
         if self.usage:
@@ -151,6 +145,15 @@ class OpenAIServer:
                 writer, {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": self.tokens}}
             )
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def _pass_gate(self, gone: asyncio.Future[Any]) -> None:
+        """Wait until the test opens the gate. Raises ConnectionError when the client leaves meanwhile."""
+        passed: asyncio.Future[Any] = asyncio.ensure_future(self.gate.wait())
+        await asyncio.wait([passed, gone], return_when=asyncio.FIRST_COMPLETED)
+        if gone.done():
+            passed.cancel()
+            self.left += 1
+            raise ConnectionError("the client left")
 
     @staticmethod
     def _event(writer: asyncio.StreamWriter, event: dict[str, Any]) -> None:
@@ -160,3 +163,14 @@ class OpenAIServer:
     @staticmethod
     def _plain(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
         writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+
+
+@asynccontextmanager
+async def _watching(reader: asyncio.StreamReader) -> AsyncIterator[asyncio.Future[Any]]:
+    """A future that is done once the client has left."""
+    gone: asyncio.Future[Any] = asyncio.ensure_future(reader.read(1))
+    try:
+        yield gone
+    finally:
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)

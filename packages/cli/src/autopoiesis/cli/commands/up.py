@@ -41,15 +41,16 @@ def up(
         service_env["router"] = {"AUTOPOIESIS_ROUTER_PORT": str(port)}
     if model is not None:
         service_env["worker"] = {"AUTOPOIESIS_WORKER_MODEL": model}
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     shape = Shape(workers=workers, control_plane=configured.control_plane, env=env, service_env=service_env)
     installation = Installation(
         common.data, settings, shape, progress=lambda what: progress.print(f"starting {what}")
     )
     with installation:
         running = installation.start()
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):  # until here they interrupt the start
+            signal.signal(number, lambda *_: stop.set())
         if common.json:
             print_json({"router": running.router, "observer": running.observer, "services": running.services})
         else:
