@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -85,39 +86,58 @@ class Installation:
         self.supervisor.stop()
 
     def start(self) -> Running:
-        """Start everything and block until all of it is ready. Raises ChildFailedError with the log of what is not."""
-        self._start_servers()
-        for worker in self.shape.workers:
-            self._start_worker(worker)
-        if self.shape.control_plane:
-            observer = self._service("observer")
-            self.running.observer = observer.get("http", "")
-            self._service("evaluator")
-            self._service("synthesizer")
-        self.running.router = self._service("router").get("http", "")
+        """Start everything, side by side where it does not build on each other, and block until all of it is ready.
+
+        Raises ChildFailedError with the log of what is not; whatever had started then stops.
+        """
+        with ThreadPoolExecutor(thread_name_prefix="start") as pool:
+            try:
+                self._start_all(pool)
+            except BaseException:
+                self.supervisor.stop()  # or the pool would wait for what is still starting
+                raise
         self._remember()
         return self.running
 
     def pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self.supervisor.children.items() if child.pid is not None}
 
-    def _start_servers(self) -> None:
-        bus, database = self.settings[BusSettings], self.settings[DatabaseSettings]
+    def _start_all(self, pool: ThreadPoolExecutor) -> None:
+        self._start_nats()
+        starting: list[Future[Any]] = [
+            pool.submit(self._start_worker, worker) for worker in self.shape.workers
+        ]
+        starting.append(pool.submit(self._start_router))
+        if self.shape.control_plane:
+            self._start_database()
+            starting.append(pool.submit(self._start_observer))
+            starting += [pool.submit(self._service, name) for name in ("evaluator", "synthesizer")]
+        for started in as_completed(starting):
+            started.result()
+
+    def _start_nats(self) -> None:
+        bus = self.settings[BusSettings]
         if bus.url:
             self.running.nats = bus.url
-        else:
-            self._progress("nats-server")
-            nats = start_nats(self.supervisor, self.data_dir / "nats")
-            self.running.nats, self.running.nats_monitor = nats.url, nats.monitor_url
-        if not self.shape.control_plane:
             return
-        superuser: str = database.url
+        self._progress("nats-server")
+        nats = start_nats(self.supervisor, self.data_dir / "nats")
+        self.running.nats, self.running.nats_monitor = nats.url, nats.monitor_url
+
+    def _start_database(self) -> None:
+        superuser: str = self.settings[DatabaseSettings].url
         if not superuser:
             self._progress("PostgreSQL")
             superuser = start_postgres(self.supervisor, self.data_dir / "postgres").url
         self._progress("database migrations and roles")
         self.role_urls = asyncio.run(provision(superuser, Passwords(self.data_dir / "passwords.json")))
         self.running.database = self.role_urls["operator"]
+
+    def _start_router(self) -> None:
+        self.running.router = self._service("router").get("http", "")
+
+    def _start_observer(self) -> None:
+        self.running.observer = self._service("observer").get("http", "")
 
     def _start_worker(self, worker: Worker) -> None:
         env = {"AUTOPOIESIS_WORKER_NODE": worker.node, **worker.env}
