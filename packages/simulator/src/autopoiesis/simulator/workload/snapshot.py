@@ -137,7 +137,8 @@ def read_snapshot(source: bytes | str | Path) -> Snapshot:
     named: str | Path = "snapshot" if isinstance(source, bytes) else source
     try:
         blob = source if isinstance(source, bytes) else Path(source).read_bytes()
-        table = pq.read_table(io.BytesIO(blob))
+        # One thread: a process that ends while Arrow's own threads read is aborted by their destructors.
+        table = pq.ParquetFile(io.BytesIO(blob), pre_buffer=False).read(use_threads=False)
     except FileNotFoundError:
         raise TraceError(named, 0, "no such file") from None
     except pa.ArrowInvalid as error:
