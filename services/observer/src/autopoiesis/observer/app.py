@@ -1,10 +1,10 @@
 """Wires the observer: the only place that knows which parts there are."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from autopoiesis.observer.rows import EventRow, FleetRow, StepRow, event_row, st
 from autopoiesis.observer.segments import Batch, Segment, SegmentLog
 from autopoiesis.observer.settings import ObserverSettings
 from autopoiesis.observer.snapshots import Cut, SnapshotMaker, Sources, TooFewArrivalsError
-from autopoiesis.runtime.bus import Bus, BusError, Delivered
+from autopoiesis.runtime.bus import Bus, BusError, Consumer, Delivered
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
 from autopoiesis.runtime.settings import (
@@ -90,6 +90,9 @@ class Observer:
             BlobStore(Path(settings[BlobSettings].dir)),
         )
         self._next_snapshot: dict[str, float] = {}
+        self._consumers: list[Consumer[Any]] = []
+        self._writers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
 
     async def start(self) -> None:
         """Remember what is on disk, then follow the bus."""
@@ -109,26 +112,35 @@ class Observer:
             ("observer-activations", (PROMOTED, ROLLED_BACK), self.events),
             ("observer-plans", (PLAN_CHANGED,), self.events),
         ):
-            await self.bus.consume(subjects, name, ingest.take, batch=256, manual_ack=True, ack_wait=ACK_S)
+            consumer = await self.bus.consume(
+                subjects, name, ingest.take, batch=256, manual_ack=True, ack_wait=ACK_S
+            )
+            self._consumers.append(consumer)
 
-    def loops(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """What runs for as long as the service does, with names."""
-        return [
-            *((f"ingest {ingest.segments.kind}", ingest.run()) for ingest in self.ingests),
-            ("catalogue", self.catalogue.run()),
-            ("relay", keep_relaying(self.store, "observer", self._publish)),
-            ("look", self._look()),
+    def run(self, service: Service) -> None:
+        """Start what runs for as long as the service does."""
+        service.spawn(self.catalogue.run(), name="catalogue")
+        service.spawn(keep_relaying(self.store, "observer", self._publish), name="relay")
+        self._writers = [
+            service.spawn(self._look(), name="look"),
+            *(service.spawn(ingest.run(), name=f"ingest {ingest.segments.kind}") for ingest in self.ingests),
         ]
 
     async def stop(self) -> None:
-        """Store what the bus had handed over."""
+        """Take no more, store what was handed over, close the files. What was not stored is delivered again."""
+        for consumer in self._consumers:
+            await consumer.drain()
+        self._stopping.set()
         for ingest in self.ingests:
-            await ingest.flush()
+            ingest.finish()
+        await asyncio.gather(*self._writers)
+        for ingest in self.ingests:
             ingest.segments.close()
 
     async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), LOOK_S)
             changes = self.observatory.fleet.changes()
             if changes is not None:
                 await self.fleet.append([changes])
@@ -219,8 +231,7 @@ async def main(settings: Settings, service: Service) -> None:
     service.on_exit(bus.drain)
     observer = Observer(settings, bus, store)
     await observer.start()
-    for name, loop in observer.loops():
-        service.spawn(loop, name=name)
+    observer.run(service)
     answers = api.Answers(
         snapshot=observer.snapshots.make,
         snapshots=observer.snapshots.recent,
@@ -231,5 +242,4 @@ async def main(settings: Settings, service: Service) -> None:
     server = await service.serve(app, host=own.host, port=own.port)
     service.ready(http=server.url)
     await service.until_stopped()
-    await bus.drain()
     await observer.stop()

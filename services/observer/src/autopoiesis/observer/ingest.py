@@ -51,13 +51,14 @@ class Ingest(Generic[R]):
         self._convert = convert
         self._on_rows, self._on_segment = on_rows, on_segment
         self._queue: asyncio.Queue[Delivered[Any]] = asyncio.Queue()
+        self._finishing = False
 
     async def take(self, delivered: Delivered[Any]) -> None:
         self._queue.put_nowait(delivered)
 
     async def run(self) -> None:
-        """Store what comes until cancelled."""
-        while True:
+        """Store what comes until `finish` was called and nothing waits any more."""
+        while not (self._finishing and self._queue.empty()):
             try:
                 first = await asyncio.wait_for(self._queue.get(), ROLL_S)
             except TimeoutError:
@@ -67,10 +68,9 @@ class Ingest(Generic[R]):
             await self.store([first, *self._waiting()])
             await self._roll()
 
-    async def flush(self) -> None:
-        """Store what is waiting now."""
-        while waiting := self._waiting():
-            await self.store(waiting)
+    def finish(self) -> None:
+        """Have `run` return; call it when no more messages come."""
+        self._finishing = True
 
     async def store(self, messages: Sequence[Delivered[Any]]) -> None:
         """Write, tell, acknowledge. A disk that refuses is tried again for as long as it takes; nothing is acknowledged until then."""

@@ -23,7 +23,7 @@ class UnknownScopeError(LookupError):
 
 
 class Observatory:
-    """In memory, rebuilt from the segments at start."""
+    """In memory, rebuilt from the segments at start. Written by the event loop alone, read by the API's threads too."""
 
     def __init__(self, settings: ObserverSettings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
@@ -51,7 +51,7 @@ class Observatory:
 
     def routers(self, since_unix_s: float) -> int:
         """Routers that sent telemetry since then, at least 1."""
-        return max(1, sum(heard >= since_unix_s for heard in self._routers.values()))
+        return max(1, sum(heard >= since_unix_s for heard in list(self._routers.values())))
 
     def on_events(self, rows: Iterable[EventRow]) -> None:
         self.events.extend(rows)
@@ -71,16 +71,18 @@ class Observatory:
 
     def drifts(self) -> list[Drifted]:
         """Newest last, of all scopes."""
-        return sorted((d for w in self._scopes.values() for d in w.drifts), key=lambda drift: drift.at_unix_s)
+        return sorted(
+            (d for w in list(self._scopes.values()) for d in w.drifts), key=lambda drift: drift.at_unix_s
+        )
 
     def look(self) -> list[Drifted]:
         """What is newly confirmed to have moved, in any scope."""
-        return [drift for watch in self._scopes.values() for drift in watch.look()]
+        return [drift for watch in list(self._scopes.values()) for drift in watch.look()]
 
     def history(self, scope: str | None, since_unix_s: float) -> list[dict[str, object]]:
         """Policy and plan events, oldest first, without the sources of policies."""
         shown = []
-        for row in self.events:
+        for row in list(self.events):
             if row.at_unix_s >= since_unix_s and scope in {None, row.scope}:
                 payload = msgspec.json.decode(row.payload)
                 payload.pop("source", None)
