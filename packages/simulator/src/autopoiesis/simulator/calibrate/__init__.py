@@ -7,7 +7,7 @@ with `NotIdentifiableError`. Needs SciPy (`pip install autopoiesis-simulator[cal
 """
 
 from autopoiesis.simulator.calibrate.fitting import Fit, NotIdentifiableError, Parameter
-from autopoiesis.simulator.calibrate.logs import EngineSetup, RequestSample, Times, fit_requests, play
+from autopoiesis.simulator.calibrate.logs import EngineSetup, RequestSample, Times, fit_requests, joins, play
 from autopoiesis.simulator.calibrate.steps import fit_steps
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Times",
     "fit_requests",
     "fit_steps",
+    "joins",
     "play",
 ]

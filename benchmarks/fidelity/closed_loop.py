@@ -1,0 +1,73 @@
+"""One simulated engine under clients that each send their next request when the last one has ended."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from autopoiesis.simulator.calibrate import joins
+from autopoiesis.simulator.engine import EngineConfig, Job
+from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.steptime import Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """`concurrency` clients that all start at once; lengths are uniform between `spread` of the stated ones and these."""
+
+    concurrency: int
+    prompt_tokens: int
+    output_tokens: int
+    spread: float = 1.0
+    rounds: int = 10
+    delay_s: float = 0.01
+    """Mean (exponential) time from client to engine: network, front end, tokenizer."""
+
+    def lengths(self, rng: random.Random) -> tuple[int, int]:
+        return tuple(
+            rng.randint(math.ceil(self.spread * n), n) for n in (self.prompt_tokens, self.output_tokens)
+        )  # type: ignore[return-value]
+
+
+def mean_latencies(
+    steps: Steps, config: EngineConfig, clients: Clients, *, async_scheduling: bool, seed: int = 0
+) -> tuple[float, float]:
+    """Mean TTFT and mean TPOT over all requests, seconds, as the clients see them."""
+    rng = random.Random(seed)
+    replica = Replica(steps, config)
+    total = clients.concurrency * clients.rounds
+    lengths = [clients.lengths(rng) for _ in range(total)]
+    sent = [0.0] * total
+    first: dict[int, float] = {}
+    tpot: list[float] = []
+
+    def arrival(now: float) -> float:
+        return now + rng.expovariate(1 / clients.delay_s) if clients.delay_s else now
+
+    arriving = [(arrival(0.0), index, False) for index in range(clients.concurrency)]
+    heapify(arriving)
+    following = clients.concurrency
+    while arriving or replica.next_event_time() < math.inf:
+        event = replica.next_event_time()
+        if arriving and arriving[0][0] <= event:
+            at, index, planned = heappop(arriving)
+            due = joins(replica, at) if async_scheduling and not planned else at
+            if due > at:
+                heappush(arriving, (due, index, True))
+            else:
+                replica.submit(at, Job(index, *lengths[index]))
+            continue
+        for emission in replica.advance(event):
+            index = int(emission.id)
+            first.setdefault(index, emission.time)
+            if not emission.finished:
+                continue
+            if lengths[index][1] > 1:
+                tpot.append((emission.time - first[index]) / (lengths[index][1] - 1))
+            if following < total:
+                sent[following] = emission.time
+                heappush(arriving, (arrival(emission.time), following, False))
+                following += 1
+    return sum(first[i] - sent[i] for i in range(total)) / total, sum(tpot) / len(tpot)
