@@ -1,7 +1,8 @@
 """SLO triage at arrival: to a replica predicted to meet TTFT and TPOT with KV room, most prefix hits first.
 
-What can no longer meet its SLO is sent where it hurts least: to the replica that is already furthest behind, and to
-the back of that engine's queue, so that the others stay fit for requests that can still be served in time.
+What can no longer meet its SLO is sent where it hurts least: to the replica that is furthest behind already, at the
+back of that engine's queue. The backlog of an overload so gathers in one place, and the others stay fit for requests
+that can still be served in time; a shared backlog would make every request late.
 """
 
 API = 1
@@ -17,15 +18,7 @@ def route(request, replicas, ctx):
     able = [r for r in replicas if meets(request, r)]
     if able:
         return Assign(max(able, key=lambda r: (r.prefix_hit_tokens, -r.predicted_ttft)).index)
-    prompt = [
-        r for r in replicas if request.waited + r.predicted_ttft <= request.ttft_slo and has_room(request, r)
-    ]
-    if prompt:
-        return Assign(min(prompt, key=lambda r: (r.predicted_tpot, r.predicted_ttft)).index)
-    open_ones = [r for r in replicas if r.waiting < r.max_running]
-    if open_ones:
-        return Assign(max(open_ones, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=1)
-    return Assign(min(replicas, key=lambda r: (r.predicted_ttft, r.inflight)).index, priority=1)
+    return Assign(max(replicas, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=1)
 
 
 def meets(request, replica):

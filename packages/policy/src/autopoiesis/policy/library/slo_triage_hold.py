@@ -1,6 +1,7 @@
 """SLO triage with HOLD: as `slo_triage`, but a request that could still make it elsewhere or later waits in the queue.
 
-Waiting ends when no replica would give the first token in time any more; then the request goes where it hurts least.
+Waiting ends when hardly a replica would give the first token in time any more; then the request goes where it hurts
+least, to the replica that is furthest behind already.
 """
 
 API = 1
@@ -20,10 +21,7 @@ def route(request, replicas, ctx):
     soonest = min(r.predicted_ttft for r in replicas)
     if request.waited + soonest <= MARGIN * min(request.ttft_slo, PATIENCE):
         return HOLD
-    open_ones = [r for r in replicas if r.waiting < r.max_running]
-    if open_ones:
-        return Assign(max(open_ones, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=1)
-    return Assign(min(replicas, key=lambda r: (r.predicted_ttft, r.inflight)).index, priority=1)
+    return Assign(max(replicas, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=1)
 
 
 def meets(request, replica):
