@@ -20,6 +20,16 @@ PATIENCE = {
 }
 """Short enough that a stopped process is given up within seconds, long enough for a busy machine."""
 
+LEARNING = {
+    "observer": {
+        "AUTOPOIESIS_OBSERVER_SNAPSHOT_EVERY_S": "0",
+        "AUTOPOIESIS_OBSERVER_MIN_ARRIVALS": "20",
+        "AUTOPOIESIS_OBSERVER_SETTLE_S": "1",
+    },
+    "synthesizer": {"AUTOPOIESIS_SYNTHESIZER_CYCLE_S": "2", "AUTOPOIESIS_SYNTHESIZER_MIN_GAIN": "1000"},
+}
+"""Snapshots when a test asks for one; cycles that are short and propose nothing."""
+
 
 @pytest.fixture(scope="session")
 def otlp() -> Iterator[OtlpReceiver]:
@@ -38,6 +48,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory, otlp: OtlpReceiver) -
             "AUTOPOIESIS_TELEMETRY_OTLP_ENDPOINT": otlp.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         },
+        service_env=LEARNING,
     )
     with Installation(
         tmp_path_factory.mktemp("installation"), settings, shape, progress=lambda what: None

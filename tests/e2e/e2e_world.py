@@ -15,7 +15,7 @@ import time
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 import psutil
@@ -265,29 +265,40 @@ def revive(supervisor: Supervisor, command: Command) -> None:
     )
 
 
-async def acknowledged(http: httpx.AsyncClient, monitor: str) -> dict[str, tuple[int, int]]:
-    """Of each durable consumer of telemetry: the last sequence of its stream, and up to where it has acknowledged."""
+class Durable(NamedTuple):
+    """A durable consumer: sequences of its stream."""
+
+    last: int
+    """Newest message of the stream."""
+    done: int
+    """Acknowledged up to here."""
+    held: int
+    """Messages delivered and not yet acknowledged."""
+
+
+async def durables(http: httpx.AsyncClient, monitor: str) -> dict[str, Durable]:
+    """Every durable consumer, by name, as the NATS server's monitor has it."""
     answer = await http.get(f"{monitor}/jsz", params={"streams": "true", "consumers": "true"})
-    accounts = answer.json().get("account_details", [])
     return {
-        consumer["name"]: (stream["state"]["last_seq"], consumer["ack_floor"]["stream_seq"])
-        for account in accounts
+        consumer["name"]: Durable(
+            stream["state"]["last_seq"], consumer["ack_floor"]["stream_seq"], consumer["num_ack_pending"]
+        )
+        for account in answer.json().get("account_details", [])
         for stream in account["stream_detail"]
         for consumer in stream.get("consumer_detail") or ()
     }
 
 
-async def catches_up(http: httpx.AsyncClient, monitor: str, consumer: str) -> None:
-    """Wait until `consumer` has acknowledged something published after this call (under load)."""
+async def catches_up(http: httpx.AsyncClient, monitor: str, name: str) -> None:
+    """Wait until a consumer has acknowledged something published after this call (under load)."""
     mark = 0
 
     async def beyond() -> bool:
         nonlocal mark
-        known = await acknowledged(http, monitor)
-        if consumer not in known:
+        consumer = (await durables(http, monitor)).get(name)
+        if consumer is None:  # the server has only just come back
             return False
-        last, floor = known[consumer]
-        mark = mark or last
-        return floor > mark
+        mark = mark or consumer.last
+        return consumer.done > mark
 
     await until(beyond, every=0.1)

@@ -11,9 +11,11 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
 import httpx
 import pytest
 from e2e_world import (
+    Durable,
     Probe,
     Traffic,
     catches_up,
+    durables,
     family,
     promote,
     replicas,
@@ -56,7 +58,7 @@ def hurt(child: Child, number: Signals) -> Heal:
 
 
 @SIGNALS
-@pytest.mark.parametrize("name", ["observer", "evaluator", "synthesizer", "postgres"])
+@pytest.mark.parametrize("name", ["observer", "evaluator", "postgres"])
 async def test_nobody_notices_an_outage_of_the_control_plane(
     whole: Installation, http: httpx.AsyncClient, name: str, number: Signals
 ) -> None:
@@ -70,6 +72,38 @@ async def test_nobody_notices_an_outage_of_the_control_plane(
         await promote(whole, http, "least_requests")
         await promote(whole, http, "round_robin")
     traffic.all_finished()
+
+
+@SIGNALS
+async def test_a_cycle_of_the_synthesizer_survives_an_outage(
+    whole: Installation, http: httpx.AsyncClient, number: Signals
+) -> None:
+    """Nothing may fail, and the snapshot that was in work is worked on until its cycle is over."""
+
+    async def cycles() -> Durable:
+        return (await durables(http, whole.running.nats_monitor))["synthesizer-snapshots"]
+
+    async def at_work() -> bool:
+        return (await cycles()).held == 1
+
+    async with Traffic(whole.running.router) as traffic:
+        await until(lambda: snapshot(http, whole.running.observer))
+        await until(at_work)
+        heal = hurt(whole.supervisor.children["synthesizer"], number)
+        before = await cycles()
+        await traffic.goes_on()
+        await heal()
+
+        async def over() -> bool:
+            return (await cycles()).done > before.done
+
+        await until(over, 60)
+    traffic.all_finished()
+
+
+async def snapshot(http: httpx.AsyncClient, observer: str) -> bool:
+    """Ask for a snapshot of what was observed; whether there was enough."""
+    return (await http.post(f"{observer}/v1/snapshots", json={})).status_code == 201
 
 
 @SIGNALS

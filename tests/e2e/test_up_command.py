@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from e2e_world import Probe, family, living, shell, state, until
+from e2e_world import Probe, command, family, living, state, until
 from openai_server import OpenAIServer
 
 from autopoiesis.policy import library
@@ -89,7 +89,7 @@ async def test_however_it_ends_nothing_is_left_and_its_data_is_found_again(
 ) -> None:
     data, wanted = tmp_path / "data", library.load("slo_triage").hash
     async with up(data, "--replicas", "1xL40S") as running:
-        await shell("policy", "promote", "slo_triage", "--data", str(data))
+        await asyncio.to_thread(command, "policy", "promote", "slo_triage", "--data", str(data))
         await until(lambda: decides(http, running, wanted))
         epoch = (await state(http, running.router))["policy"]["epoch"]
         await ends(running, signal.SIGKILL, -signal.SIGKILL)

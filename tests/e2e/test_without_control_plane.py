@@ -1,7 +1,8 @@
 """With the whole control plane and PostgreSQL dead, serving goes on, and an operator keeps a hand on the policy."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,17 +17,25 @@ pytestmark = [pytest.mark.xdist_group("installation"), pytest.mark.slow]
 CONTROL_PLANE = ("postgres", "observer", "evaluator", "synthesizer")
 
 
-@pytest.fixture
-async def dead(whole: Installation) -> AsyncIterator[Installation]:
-    """The installation with its control plane killed, and kept dead until the test is over."""
-    children = [whole.supervisor.children[name] for name in CONTROL_PLANE]
+@pytest.fixture(scope="module")
+def killed(installation: Installation) -> Iterator[Installation]:
+    """The installation with its control plane killed, and kept dead until these tests are over."""
+    children = [installation.supervisor.children[name] for name in CONTROL_PLANE]
     for child in children:
         child.kill()
-        await asyncio.to_thread(child.stop)
+        child.stop()
     assert not any(child.alive for child in children)
-    yield whole
-    for child in children:
-        await asyncio.to_thread(revive, whole.supervisor, child.command)
+    yield installation
+    postgres, *services = (child.command for child in children)
+    revive(installation.supervisor, postgres)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(partial(revive, installation.supervisor), services))
+
+
+@pytest.fixture
+def dead(killed: Installation, whole: Installation) -> Installation:
+    """`killed`, with every replica ready."""
+    return killed
 
 
 async def test_serving_goes_on_and_a_policy_can_be_pinned(
