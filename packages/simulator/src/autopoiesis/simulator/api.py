@@ -8,6 +8,7 @@ Deterministic: the same arguments give the same report.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -22,6 +23,7 @@ from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import Clients, WorldSettings
 from autopoiesis.simulator.requests.world import World
 from autopoiesis.simulator.workload import Trace, load_trace, scale_load
+from autopoiesis.simulator.workload.scaling import succession
 from autopoiesis.simulator.workload.window import InFlight, SnapshotInfo
 
 __all__ = [
@@ -118,8 +120,12 @@ def evaluate_many(
     fuel: int | None = None,
     settings: WorldSettings | None = None,
     in_flight: Sequence[InFlight] = (),
+    lead: Trace | None = None,
 ) -> list[Report]:
-    """`evaluate` for several policies on exactly the same arrivals, each prepared once. One report per policy, in order."""
+    """`evaluate` for several policies on exactly the same arrivals, each prepared once. One report per policy, in order.
+
+    `lead` is served before, at times below zero, at the same load and unscored.
+    """
     if not len(trace):
         raise ValueError("the trace has no requests")
     if not loads or not seeds:
@@ -138,7 +144,12 @@ def evaluate_many(
     runs: list[list[Run]] = [[] for _ in policies]
     for load in loads:
         for seed in seeds:
-            prepared = Prepared(scale_load(trace, load * unit, seed), goals, served, world, seed)
+            scaled = scale_load(trace, load * unit, seed)
+            if lead is not None and len(lead):
+                scaled = succession(
+                    scale_load(lead, load * unit, seed).uncensored(seed), scaled.uncensored(seed)
+                )
+            prepared = Prepared(scaled, goals, served, world, seed)
             for number, text in enumerate(policies):
                 fresh = [_compile(text, fuel) for _ in range(world.routers)]
                 outcome = World(prepared, place, fresh, world, seed=seed, in_flight=in_flight).run()
@@ -155,8 +166,13 @@ def evaluate_snapshot(
     fleet: Fleet | None = None,
     fuel: int | None = None,
     settings: WorldSettings | None = None,
+    lead: Recorded | None = None,
 ) -> Report:
-    """Replay a window of real traffic: its fleet and changes, objectives, routers, warm-up and what was in flight."""
+    """Replay a window of real traffic: its fleet and changes, objectives, routers, warm-up and what was in flight.
+
+    What was in flight when it began is the work of the policy then in force, queues and all. With `lead`, the window just
+    before, every policy serves that first, unscored, and so meets the window with queues of its own.
+    """
     info, trace = snapshot.info, snapshot.trace
     if not len(trace):
         raise ValueError("the snapshot has no arrivals")
@@ -171,8 +187,15 @@ def evaluate_snapshot(
         warmup_s=info.scored_from_s,
         fuel=fuel,
         settings=settings,
-        in_flight=info.in_flight,
+        in_flight=info.in_flight if lead is None else lead.info.in_flight,
+        lead=None if lead is None else _before(lead, info.start_unix_s),
     )[0]
+
+
+def _before(lead: Recorded, unix_s: float) -> Trace:
+    """The lead's arrivals on a clock that is zero at `unix_s`, up to then."""
+    trace = lead.trace.shifted(lead.info.start_unix_s - unix_s)
+    return trace.between(-math.inf, 0.0)
 
 
 def objectives(slo: Goals, classes: Iterable[str]) -> Objectives:

@@ -29,6 +29,8 @@ class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
     """Source text, linked, or a library name."""
     window: bytes
     """A packed `Window`: Parquet stays outside, its library starts threads and the jail forks."""
+    lead: bytes = b""
+    """A packed `Window` that is served before, unscored; empty for none."""
     loads: tuple[float, ...] = (1.0,)
     """Multiples of the recorded load."""
     seeds: tuple[int, ...] = (0,)
@@ -88,7 +90,10 @@ def run(payload: bytes) -> bytes:
     window = unpack(job.window)
     if job.routers is not None:
         window = replace(window, info=msgspec.structs.replace(window.info, routers=job.routers))
-    report = evaluate_snapshot(job.policy, window, job.loads, job.seeds, fuel=job.fuel, settings=settings)
+    lead = unpack(job.lead) if job.lead else None
+    report = evaluate_snapshot(
+        job.policy, window, job.loads, job.seeds, fuel=job.fuel, settings=settings, lead=lead
+    )
     cells = tuple(_cell(found, window.info.scored_from_s) for found in report.runs)
     return msgspec.msgpack.encode(ReplayResult(policy=report.policy, outcomes=OUTCOMES, cells=cells))
 

@@ -26,7 +26,9 @@ class JailedSimulation:
         self._jail = jail
 
     async def __call__(self, arm: Arm, blocks: Blocks, *, load: float, seed: int) -> Replay:
-        job = ReplayJob(policy=arm.source, window=blocks.packed, loads=(load,), seeds=(seed,))
+        job = ReplayJob(
+            policy=arm.source, window=blocks.packed, lead=blocks.lead, loads=(load,), seeds=(seed,)
+        )
         try:
             answer = await asyncio.wrap_future(
                 self._jail.submit(Job("autopoiesis.simulator.job:run", msgspec.msgpack.encode(job)))

@@ -4,7 +4,7 @@ import asyncio
 import random
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol
 
@@ -30,6 +30,8 @@ class Blocks:
     packed: bytes
     """The same, for the jail."""
     seeds: tuple[int, ...]
+    lead: bytes = b""
+    """The half before, packed: every policy serves it first, unscored, to meet these blocks with queues of its own."""
 
     @property
     def model_error(self) -> float | None:
@@ -73,10 +75,12 @@ class Replays:
         return await self._blocks(window.hash, data, f"{self._secret}:{window.hash}")
 
     async def sealed_blocks(self, window: Snapshot, *, seed: int) -> Blocks:
-        """Raises NotFoundError if they are not in the store."""
+        """Raises NotFoundError if they are not in the store, NotFoundError or CorruptBlobError for the open half."""
+        lead = await self.open_blocks(window)
         async with self._store.begin() as unit:
             data = await unit.snapshots.sealed(window.sealed_hash)
-        return await self._blocks(window.sealed_hash, data, f"{seed}")
+        blocks = await self._blocks(window.sealed_hash, data, f"{seed}")
+        return replace(blocks, lead=lead.packed)
 
     async def run(self, arm: Arm, blocks: Blocks) -> list[Replay]:
         """Every load with every seed, by load and then seed. Raises FailedReplayError."""

@@ -178,7 +178,7 @@ class Demo:
                 raise CommandError("the router swapped to an activation that the store does not know")
             rows = await unit.evaluations.of(standing.policy.hash)
         policy = standing.policy
-        version = Version(policy.hash, policy.title, policy.origin, policy.source)
+        version = Version(policy.hash, policy.title.partition("\n")[0], policy.origin, policy.source)
         return version, judgement_of(next(row for row in rows if row.verdict == "promote"))
 
     async def _measure(self, what: str, pin: str) -> LoadResult:
@@ -217,4 +217,4 @@ class Demo:
 
 def _library_version(name: str) -> Version:
     policy = library.load(name)
-    return Version(policy.hash, policy.title, "library", library.source(name))
+    return Version(policy.hash, name, "library", library.source(name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from autopoiesis.simulator.workload.trace import Ints, Trace
@@ -76,4 +78,39 @@ def _superpose(trace: Trace, parts: list[Trace], shifts: list[float], name: str)
         block_hashes=hashes,
         block_tokens=trace.block_tokens,
         dropped=trace.dropped,
+    )
+
+
+def succession(earlier: Trace, later: Trace) -> Trace:
+    """One trace of both, each at its own times. Classes of the same name become one; sessions are kept apart.
+
+    Raises `ValueError` where one records columns that the other does not: halves of one window record the same.
+    """
+    if earlier.recorded().keys() != later.recorded().keys() or earlier.block_tokens != later.block_tokens:
+        raise ValueError(f"traces {earlier.name} and {later.name} do not record the same columns")
+    both = (earlier, later)
+    classes = tuple(dict.fromkeys(name for part in both for name in part.classes))
+    numbers = [np.array([classes.index(name) for name in part.classes], np.int64) for part in both]
+    stride, offset = int(earlier.session.max(initial=0)) + 1, len(earlier)
+    recorded: dict[str, Any] = {
+        name: np.concatenate([part.recorded()[name] for part in both]) for name in later.recorded()
+    }
+    hashes = None
+    if earlier.block_hashes is not None and later.block_hashes is not None:
+        hashes = [*earlier.block_hashes, *later.block_hashes]
+    return Trace.of(
+        later.name,
+        np.concatenate([part.arrival for part in both]),
+        np.concatenate([part.prompt_tokens for part in both]),
+        np.concatenate([part.output_tokens for part in both]),
+        censored=np.concatenate([part.censored for part in both]),
+        session=np.concatenate([earlier.session, np.where(later.session > 0, later.session + stride, 0)]),
+        tenant=np.concatenate([part.tenant for part in both]),
+        klass=np.concatenate([number[part.klass] for number, part in zip(numbers, both, strict=True)]),
+        parent=np.concatenate([earlier.parent, np.where(later.parent >= 0, later.parent + offset, -1)]),
+        think_s=np.concatenate([part.think_s for part in both]),
+        classes=classes,
+        block_hashes=hashes,
+        block_tokens=later.block_tokens,
+        **recorded,
     )
