@@ -7,11 +7,13 @@ the vLLM rows of dense models on H100 and H200. The file does not say how the en
 - vLLM 0.14 and later, and rows without a version (public InferenceMAX runs of October 2025), schedule asynchronously; older do not.
 - InferenceMAX clients draw lengths between 0.8 of the stated ones and these, and its engines take 8192 tokens a step; the other
   rows have fixed lengths and a budget of the prompt plus 1500 tokens. That budget was inferred from these rows: neither of vLLM's
-  defaults, 2048 and 8192, suits prompts of both 1024 and 4096 tokens. `--budget N` shows any other.
+  defaults, 2048 and 8192, suits prompts of both 1024 and 4096 tokens. The errors with 8192 for all rows are printed too, and
+  `--budget N` shows any other.
 - Ten requests per client, all clients starting at once, 10 ms from client to engine.
 - Checkpoints published by NVIDIA as FP8 have 8-bit KV caches too.
 The host's costs without asynchronous scheduling were read off the Qwen3-32B rows, so TPOT of these is not independent of the file.
-Keys: `ttft_median_abs_err`, `tpot_median_abs_err`, `median_abs_err` (both together), as shares; `groups` by model, GPU and TP.
+Keys: `ttft_median_abs_err`, `tpot_median_abs_err`, `median_abs_err` (both together), as shares; `groups` by model, GPU and TP;
+`default_budget` has the same errors with 8192 tokens a step for all rows.
 """
 
 from __future__ import annotations
@@ -168,14 +170,18 @@ def report(outcomes: list[Outcome], show_all: bool) -> dict[str, object]:
         numbers = f"{statistics.median(ttft):12.1%} {_typical(ttft):11.1%} {statistics.median(tpot):12.1%} {_typical(tpot):11.1%}"
         print(f"{name:36} {len(members):4} {numbers}")
     _print_rows(outcomes if show_all else _worst(outcomes), "all" if show_all else "worst")
+    result = summary(outcomes)
+    print(", ".join(f"{key} {value:.1%}" for key, value in result.items()) + f" over {len(outcomes)} rows")
+    return {**result, "rows": len(outcomes), "groups": table}
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, float]:
     ttft, tpot = [o.ttft_error for o in outcomes], [o.tpot_error for o in outcomes]
-    result = {
+    return {
         "ttft_median_abs_err": _typical(ttft),
         "tpot_median_abs_err": _typical(tpot),
         "median_abs_err": _typical(ttft + tpot),
     }
-    print(", ".join(f"{key} {value:.1%}" for key, value in result.items()) + f" over {len(outcomes)} rows")
-    return {**result, "rows": len(outcomes), "groups": table}
 
 
 def _typical(errors: Iterable[float]) -> float:
@@ -226,6 +232,10 @@ def main() -> int:
         print(f"{args.points}: no vLLM rows of known dense models on H100 or H200", file=sys.stderr)
         return 2
     result = report(outcomes, args.all)
+    if not args.budget:
+        plain = summary([simulate(point) for point in read(args.points, DEFAULT_BUDGET)])
+        result["default_budget"] = plain
+        print(f"with {DEFAULT_BUDGET} tokens a step: " + ", ".join(f"{k} {v:.1%}" for k, v in plain.items()))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

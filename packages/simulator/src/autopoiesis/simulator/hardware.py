@@ -98,10 +98,10 @@ class Gpu:
 
 
 _MIB: Final = 1 << 20
-_A100 = Efficiency(0.78, 0.73, 0.58, 0.72, 220, layer_overhead_s=50e-6)
-_H100 = Efficiency(0.81, 0.87, 0.67, 0.85, 400, mixed_rows=0, layer_overhead_s=34e-6)
-_H200 = Efficiency(0.81, 0.84, 0.66, 0.85, 380, mixed_rows=0, layer_overhead_s=37e-6)
-_L40S = Efficiency(0.61, 0.76, 0.52, 0.92, 150, layer_overhead_s=15e-6)
+_A100 = Efficiency(0.78, 0.73, 0.58, 0.79, 220, layer_overhead_s=60e-6)
+_H100 = Efficiency(0.81, 0.87, 0.67, 0.94, 400, mixed_rows=0, layer_overhead_s=41e-6)
+_H200 = Efficiency(0.81, 0.84, 0.66, 0.93, 380, mixed_rows=0, layer_overhead_s=42e-6)
+_L40S = Efficiency(0.60, 0.76, 0.52, 0.85, 150, layer_overhead_s=15e-6)
 _ADA = Efficiency(0.99, 0.93, 0.76, 0.91, 190)
 _PRO = Efficiency(0.78, 0.89, 0.45, 0.91, 50)
 
