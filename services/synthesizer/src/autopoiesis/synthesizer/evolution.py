@@ -147,15 +147,18 @@ class Evolution:
     ) -> list[Scored]:
         """The best that beat the incumbent by `min_gain` also on fresh seeds, best first; no two that did the same.
 
-        A search that overran its time still has its best one checked: else all of it was for nothing.
-        `without` are hashes that do not come into question.
+        The best shipped policy is among them, beyond `count` if need be: the evaluator refuses what a shipped policy
+        dominates, and then that one should be there to take its place. A search that overran its time still has its best one
+        checked: else all of it was for nothing. `without` are hashes that do not come into question.
         """
         distinct: dict[tuple[Score, ...], Scored] = {}
         for policy in self.finished():
             if policy.hash not in without and policy.fitness >= 1 + min_gain and policy.result:
                 distinct.setdefault(policy.result.scores, policy)
+        ranked = list(distinct.values())
+        shipped = next((policy for policy in ranked if policy.origin == "library"), None)
         checked = []
-        for policy in list(distinct.values())[: 2 * count]:
+        for policy in ([shipped] if shipped else []) + [p for p in ranked[: 2 * count] if p is not shipped]:
             fresh = await self._measured(policy)
             if fresh is None or policy.result is None:
                 continue
@@ -165,7 +168,8 @@ class Evolution:
             if checked and self._budget.left_s <= 0:
                 break
         self.archive.add(checked)
-        return sorted(checked, key=preference)[:count]
+        best = sorted(checked, key=preference)
+        return best[:count] + [p for p in best[count:] if shipped and p.hash == shipped.hash]
 
     def finished(self) -> list[Scored]:
         """All but the incumbent that came to the last stage without a fault, best first."""

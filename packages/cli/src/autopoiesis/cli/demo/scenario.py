@@ -39,7 +39,7 @@ class Stretches:
     """Seconds of each stretch."""
 
     learn: float = 30.0
-    decide: float = 20.0
+    decide: float = 30.0
     measure: float = 25.0
     warmup: float = 4.0
     """Sent before each scored stretch and not scored."""
