@@ -85,6 +85,7 @@ EXECUTION = {
     "import of our runtime": "from autopoiesis.policy.language import runtime\ndef route(request, replicas, ctx):\n    return HOLD",
     "import of a private name": "from autopoiesis.policy.api import _Verdict\ndef route(request, replicas, ctx):\n    return HOLD",
     "import of factorial": "from math import factorial\ndef route(request, replicas, ctx):\n    return HOLD",
+    "import that shadows a builtin": "from math import pow\ndef route(request, replicas, ctx):\n    return HOLD",
     "future import": "from __future__ import annotations\ndef route(request, replicas, ctx):\n    return HOLD",
     "open": "return open('/etc/passwd')",
     "input": "return input()",

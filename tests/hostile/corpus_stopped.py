@@ -74,6 +74,31 @@ TIME = {
     "list grown while zipped": "x = [1]\nfor a, b in zip(x, x):\n    x.append(a)",
     "list grown in a nested loop": "x = [1]\nfor a in x:\n    for b in replicas:\n        x.append(a)",
     "list grown by repetition while iterated": "x = [1]\nfor a in x:\n    x *= 2",
+    "list grown through a generator": "x = [1]\nfor v in (a for a in x):\n    x.append(v)",
+    "list grown through an enumerated generator": "x = [1]\nfor i, v in enumerate(a for a in x):\n    x.append(v)",
+    "list grown through two generators": "x = [1]\nfor v in (b for b in (a for a in x)):\n    x.append(v)",
+    "list grown through a generator of a fixed and a growing loop": (
+        "x = [1]\nfor v in (a for r in replicas for a in x):\n    x.append(v)"
+    ),
+    "list grown through a generator by a key": (
+        "x = [1]\ny = min((a for a in x), key=lambda v: 1 if x.append(v) else 2)\nwhile True:\n    pass"
+    ),
+    "expensive key by name": (
+        "def f(a):\n    return sum(range(10000))\ndef route(request, replicas, ctx):\n    return sorted(range(1000), key=f)"
+    ),
+    "expensive key by name with containers": (
+        "def f(a):\n    return [sum(range(10000))]\ndef route(request, replicas, ctx):\n    return sorted(range(1000), key=f)"
+    ),
+    "long key by name": (
+        "def f(a):\n    return ["
+        + "a, " * 500
+        + "a]\ndef route(request, replicas, ctx):\n    while True:\n        y = min(replicas, key=f)"
+    ),
+    "long key of several arguments": (
+        "def f(a):\n    return ["
+        + "a, " * 500
+        + "a]\ndef route(request, replicas, ctx):\n    while True:\n        y = min(1, 2, key=f)"
+    ),
     "list grown by a walrus": "x = [1]\nfor a in (y := x):\n    y.append(a)",
     "list grown by a conditional": "x = [1]\nfor a in (x if request.seq >= 0 else replicas):\n    x.append(a)",
     "list swapped in a dict while iterated": "d = {1: 1}\nfor k in d:\n    d.pop(k)\n    d[k + 1] = 1\nwhile True:\n    pass",
@@ -104,6 +129,13 @@ TIME = {
 }
 
 NUMBERS = {
+    "digits of round by an alias": "f = round\nreturn f(5, -999999999)",
+    "digits of round by an alias and a float": "f = round\nreturn f(5, 1e300)",
+    "digits of round by a conditional": "f = round if request.seq >= 0 else abs\nreturn f(5, -999999999)",
+    "key of a helper that is no key": (
+        "def f(x, key):\n    y = 3\n    while True:\n        y = key(y)\ndef route(request, replicas, ctx):\n"
+        "    return f([1], key=lambda v: v * v)"
+    ),
     "power of ten": "return 10 ** 10 ** 7",
     "power by a variable": "n = 10 ** 7\nreturn 10 ** n",
     "power builtin": "return pow(10, 10 ** 7)",
@@ -196,6 +228,11 @@ MEMORY = {
 }
 
 STRUCTURE = {
+    "shared structure by a key that is none": (
+        "def f(x, key):\n    t = (1.5,)\n    for i in range(60):\n        t = (t, t)\n    return key(t)\n"
+        "def route(request, replicas, ctx):\n    u = (1.5,)\n    for i in range(60):\n        u = (u, u)\n"
+        "    return f(replicas, key=lambda v: v == u)"
+    ),
     "comparison of shared structure": DAG_TWICE + "return t == u",
     "order of shared structure": DAG_TWICE + "return t < u",
     "inequality of shared structure": DAG_TWICE + "return t != u",

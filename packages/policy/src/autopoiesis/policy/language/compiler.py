@@ -43,6 +43,7 @@ _RAW: Final = {
     "list": list,
     "max": max,
     "min": min,
+    "round": round,
     "sorted": sorted,
     "tuple": tuple,
 }
@@ -181,7 +182,7 @@ def namespace(runtime: Runtime, module: Module) -> dict[str, Any]:
         "abs": abs, "all": runtime.every, "any": runtime.some, "bool": bool, "dict": runtime.new_dict,
         "enumerate": enumerate, "float": float, "frozenset": runtime.new_frozenset, "int": runtime.integer,
         "len": len, "list": runtime.new_list, "max": runtime.maximum, "min": runtime.minimum, "pow": runtime.power,
-        "range": range, "reversed": reversed, "round": round, "set": runtime.new_set, "sorted": runtime.ordered,
+        "range": range, "reversed": reversed, "round": runtime.rounded, "set": runtime.new_set, "sorted": runtime.ordered,
         "sum": runtime.sum, "tuple": runtime.new_tuple, "zip": zip,
     }  # fmt: skip
     return {

@@ -16,6 +16,7 @@ from autopoiesis.policy.language.module import Module
 
 _CALL: Final = 3
 _CONSTRUCTOR: Final = 12
+_CLOSURE: Final = 10
 _LARGE: Final = 2_000
 """A function that costs more charges itself, so that branches which do not call it stay cheap."""
 
@@ -50,7 +51,7 @@ class Costs:
             case ast.While(test=test, orelse=orelse):
                 return 2 + self.expression(test) + self.block(orelse)
             case ast.FunctionDef():
-                return 6
+                return _CLOSURE
             case _:
                 return 1 + sum(self.expression(child) for child in ast.iter_child_nodes(node))
 
@@ -65,7 +66,7 @@ class Costs:
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return 1 + self.expression(test) + max(self.expression(body), self.expression(orelse))
             case ast.Lambda():
-                return 2
+                return _CLOSURE
             case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
                 return 4 + self.expression(node.generators[0].iter)
             case ast.Call(func=ast.Name(id=name), args=arguments, keywords=keywords):

@@ -64,7 +64,9 @@ class Growth:
                 return name in _FRESH
             case ast.Call(func=ast.Attribute(attr=name)):
                 return name in grammar.DICT_VIEWS
+            case ast.GeneratorExp(generators=generators):
+                return all(self.fixed(generator.iter) for generator in generators)
             case ast.Subscript(slice=ast.Slice()):
                 return True
-        displays = (ast.Tuple, ast.List, ast.ListComp, ast.DictComp, ast.Dict, ast.GeneratorExp)
+        displays = (ast.Tuple, ast.List, ast.ListComp, ast.DictComp, ast.Dict)
         return isinstance(node, displays)

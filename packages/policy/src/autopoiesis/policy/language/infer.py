@@ -12,6 +12,8 @@ from autopoiesis.policy.language.module import Module, names_bound
 from autopoiesis.policy.language.types import ANYTHING, CONTAINER, COUNT, NOTHING, REAL, TRUTH, Type, join
 
 _WIDEN_AFTER: Final = 3
+ORDERING: Final = frozenset({"max", "min", "sorted"})
+"""Builtins with a key function."""
 _GIVE_UP_AFTER: Final = 12
 """Passes over the module; programs by hand take three or four, and only a crafted one takes many."""
 _PARAMETERS: Final[dict[str, Type]] = {
@@ -308,19 +310,8 @@ class Inference:
     def _call(self, node: ast.Call) -> Type:
         arguments = [self._expression(argument) for argument in node.args]
         for keyword in node.keywords:
-            if (
-                keyword.arg == "key"
-                and isinstance(keyword.value, ast.Lambda)
-                and len(keyword.value.args.args) == 1
-            ):
-                self._key(node, keyword.value)
-            else:
-                self._expression(keyword.value)
-        if (
-            isinstance(node.func, ast.Name)
-            and node.func.id in {"min", "max", "sorted"}
-            and len(node.args) == 1
-        ):
+            self._keyword(node, keyword)
+        if isinstance(node.func, ast.Name) and node.func.id in ORDERING and len(node.args) == 1:
             self._compared[node] = self._ordered_by(node)
         match node.func:
             case ast.Name(id=name) if name in self._module.functions:
@@ -341,19 +332,21 @@ class Inference:
                 self._expression(node.func)
         return ANYTHING
 
-    def _key(self, node: ast.Call, function: ast.Lambda) -> None:
-        """A key function sees the elements of what is ordered."""
-        direct = isinstance(node.func, ast.Name)
-        found = (
-            join(*(self._element(argument) for argument in node.args))
-            if direct and len(node.args) == 1
-            else ANYTHING
-        )
-        self._assign(self._scope, function.args.args[0].arg, found)
-        for default in function.args.defaults:
-            self._expression(default)
-        self._expression(function.body)
-        self.expressions[function] = Type(types.OPAQUE)
+    def _keyword(self, node: ast.Call, keyword: ast.keyword) -> None:
+        """The key function of a builtin that orders sees the elements of its argument; other values stand as they are."""
+        value = keyword.value
+        if keyword.arg == "key" and isinstance(node.func, ast.Name) and node.func.id in ORDERING:
+            seen = self._element(node.args[0]) if len(node.args) == 1 else ANYTHING
+            if isinstance(value, ast.Name) and value.id in self._module.functions:
+                for parameter in self._module.functions[value.id].args.args[:1]:
+                    self._assign(value.id, parameter.arg, seen)
+            elif isinstance(value, ast.Lambda) and len(value.args.args) == 1:
+                self._assign(self._scope, value.args.args[0].arg, seen)
+                for part in (*value.args.defaults, value.body):
+                    self._expression(part)
+                self.expressions[value] = Type(types.OPAQUE)
+                return
+        self._expression(value)
 
     def _ordered_by(self, node: ast.Call) -> Type:
         key = next((keyword.value for keyword in node.keywords if keyword.arg == "key"), None)
@@ -423,13 +416,20 @@ def escaping(module: Module) -> set[str]:
     """Functions used as values, so that calls of them cannot all be seen."""
     found: set[str] = set()
     for function in module.functions.values():
-        callees = {id(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+        known = {id(part) for call in calls for part in _known_uses(call)}
         found |= {
             node.id
             for node in ast.walk(function)
-            if isinstance(node, ast.Name) and node.id in module.functions and id(node) not in callees
+            if isinstance(node, ast.Name) and node.id in module.functions and id(node) not in known
         }
     return found
+
+
+def _known_uses(node: ast.Call) -> list[ast.expr]:
+    """The function called, and the key function of a builtin that orders."""
+    ordering = isinstance(node.func, ast.Name) and node.func.id in ORDERING
+    return [node.func, *(keyword.value for keyword in node.keywords if ordering and keyword.arg == "key")]
 
 
 def falls_through(body: list[ast.stmt]) -> bool:

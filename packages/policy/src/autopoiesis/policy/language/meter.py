@@ -377,6 +377,8 @@ class Meter(ast.NodeTransformer):
             return self._order(node, name)
         if name == "int" and len(node.args) == 1 and self._types.of(node.args[0]).within(types.NUMBER):
             return self._plain_call(node, _guard_name("raw_int"))
+        if name == "round":
+            return self._plain_call(node, _guard_name("raw_round"))
         if name in grammar.CONSUMERS:
             return _at(
                 node,
@@ -411,7 +413,16 @@ class Meter(ast.NodeTransformer):
         arguments = [
             self._passed(argument) if len(node.args) == 1 else self.visit(argument) for argument in node.args
         ]
-        return _at(node, ast.Call(ast.Name(name, ast.Load()), arguments, self._keywords(node)))
+        keywords = [ast.keyword(keyword.arg, self._charging(keyword)) for keyword in node.keywords]
+        return _at(node, ast.Call(ast.Name(name, ast.Load()), arguments, keywords))
+
+    def _charging(self, keyword: ast.keyword) -> ast.expr:
+        """A keyword's value; a function of the file that does not charge for itself is made to."""
+        value = keyword.value
+        if isinstance(value, ast.Name) and value.id in set(self._module.functions) - self._costs.guarded:
+            cost = _GUARDED_CALL + self._costs.of_function[value.id]
+            return _call("guard", value, ast.Name(value.id, ast.Load()), ast.Constant(cost))
+        return self.visit(value)  # type: ignore[no-any-return]
 
     def _candidates(self, items: ast.expr, name: str, cost: int) -> ast.expr:
         if name != "sorted":

@@ -19,7 +19,6 @@ class Module:
         self.functions: dict[str, ast.FunctionDef] = {}
         self.constants: dict[str, ast.expr] = {}
         self.math_names: set[str] = set()
-        self.view_names: set[str] = set()
         self._problems = problems
         for position, node in enumerate(tree.body):
             if position == 0 and is_docstring(node):
@@ -69,8 +68,8 @@ class Module:
             known = {*grammar.MATH_FUNCTIONS, *grammar.MATH_CONSTANTS}
             for name in names:
                 if name in known:
-                    self._define(node, name) if name not in grammar.BUILTINS else None
-                    self.math_names.add(name)
+                    if self._define(node, name):
+                        self.math_names.add(name)
                 else:
                     self._problems.add(
                         node,

@@ -21,6 +21,7 @@ _NUMBERS: Final = frozenset({int, float, bool})
 _SEQUENCES: Final = (list, tuple)
 _TRAVERSE: Final = 4
 """Fuel per element of a container that is compared or hashed."""
+_MOST_DIGITS: Final = 20
 _LONGEST_INTEGER: Final = 1 << grammar.INT_BITS
 
 
@@ -258,6 +259,12 @@ class Runtime:
             raise TypeError(f"int() needs a number, not {type(value).__name__}")
         return int(value)
 
+    def rounded(self, value: Any, digits: Any = None) -> Any:
+        """`round` with a number of digits that is not a literal."""
+        if digits is not None and not -_MOST_DIGITS <= digits <= _MOST_DIGITS:
+            raise ValueError(f"round takes at most {_MOST_DIGITS} digits")
+        return round(value, digits)
+
     def some(self, items: Any) -> bool:
         return any(self.loop(items, 1))
 
@@ -380,6 +387,6 @@ _BIT_OPERATIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "shift_right": operator.rshift,
 }
 PLAIN_BUILTINS: Final[frozenset[Any]] = frozenset(
-    {abs, bool, float, len, round, *(getattr(math, name) for name in grammar.MATH_FUNCTIONS)}
+    {abs, bool, float, len, *(getattr(math, name) for name in grammar.MATH_FUNCTIONS)}
 )
 """Builtins that cost one step, so that they may be called as values."""
