@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.xdist_group("up"), pytest.mark.slow]
 class Up:
     """One process of `autopoiesis up`, what it printed, and every process that came of it."""
 
+    data: Path
     process: subprocess.Popen[str]
     printed: dict[str, Any]
     family: list[psutil.Process]
@@ -58,7 +59,7 @@ async def up(data: Path, *arguments: str) -> AsyncIterator[Up]:
         try:
             printed = await asyncio.to_thread(_json, process)
             services = json.loads((data / "run.json").read_text())["services"]
-            yield Up(process, printed, family(process.pid), services)
+            yield Up(data, process, printed, family(process.pid), services)
         finally:
             process.kill()
 
@@ -73,12 +74,22 @@ def _json(process: subprocess.Popen[str]) -> Any:
     pytest.fail(f"`autopoiesis up` ended with {process.wait()} before it was up; it printed {text!r}")
 
 
+def using(data: Path) -> list[psutil.Process]:
+    """Processes that work in a data directory, or were told of it."""
+    everything = psutil.process_iter(["cwd", "cmdline"], ad_value=None)
+    return [
+        process
+        for process in everything
+        if str(data) in " ".join([process.info["cwd"] or "", *(process.info["cmdline"] or ())])
+    ]
+
+
 async def ends(running: Up, number: signal.Signals, code: int) -> None:
     """Signal it and wait until it has ended with `code`, and with it every process and process group it made."""
     assert set(running.services.values()) <= {process.pid for process in running.family}
     (os.kill if number == signal.SIGKILL else os.killpg)(running.process.pid, number)
     assert await asyncio.to_thread(running.process.wait, 60) == code
-    await until(lambda: not living(running.family), 60)
+    await until(lambda: not living(running.family) and not using(running.data), 60)
     for pid in running.services.values():  # each service leads a group
         with pytest.raises(ProcessLookupError):
             os.killpg(pid, 0)
@@ -111,18 +122,24 @@ async def decides(http: httpx.AsyncClient, running: Up, policy: str) -> bool:
     return bool((await state(http, running.router))["policy"]["deciding"] == policy)
 
 
-async def test_ended_while_it_starts_it_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "begun"), [(signal.SIGTERM, "nats"), (signal.SIGINT, "observer")], ids=["term", "int"]
+)
+async def test_ended_while_it_starts_it_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, begun: str
+) -> None:
     data = tmp_path / "data"
-    argv = [sys.executable, "-m", "autopoiesis.cli", "up", "--data", str(data), "--port", "0"]
+    argv = [sys.executable, "-m", "autopoiesis.cli", "up", "--data", str(data), "--port", "0", "--json"]
     with subprocess.Popen(  # noqa: ASYNC220 - returns at once
-        argv, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
-        await until((data / "logs" / "nats.log").exists)
-        members = family(process.pid)
-        process.terminate()
-        assert await asyncio.to_thread(process.wait, 60) != 0
-    await until(lambda: not living(members))
-    assert not (data / "logs" / "router.log").exists(), "it went on starting"
+        await until((data / "logs" / f"{begun}.log").exists)
+        assert len(using(data)) > 1
+        process.send_signal(number)
+        printed, _ = await asyncio.to_thread(process.communicate, timeout=60)
+    assert printed == b"", "it said that it is up"
+    assert process.returncode != 0
+    assert not using(data)
 
 
 @pytest.fixture
