@@ -128,7 +128,7 @@ async def test_killed_in_the_middle_of_traffic_it_loses_and_doubles_nothing(star
             await asyncio.sleep(0.01)
 
     traffic = asyncio.create_task(publish())
-    for _ in range(3):
+    for _ in range(2):
         before, life = stored_bytes(tmp_path / "segments"), child.ready["pid"]
         await wait_for(lambda before=before: stored_bytes(tmp_path / "segments") > before, timeout=20)
         child.kill()

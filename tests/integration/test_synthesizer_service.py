@@ -33,6 +33,7 @@ from autopoiesis.synthesizer.settings import LlmSettings, SynthesizerSettings
 
 SCOPE = "local/Llama-3.1-8B"
 MODEL = "Llama-3.1-8B"
+SECONDS = 15.0
 
 NO_MODEL = LlmSettings()
 
@@ -104,9 +105,9 @@ async def endpoint(*answers: str) -> AsyncIterator[Endpoint]:
         yield found
 
 
-def snapshot(blobs: BlobStore, *, rate: float = 9.0, cause: str = "interval") -> SnapshotReady:
-    """Half a minute on one H100 and one L40S at a load that tells policies apart."""
-    trace = generate.poisson(rate, 30.0, mix=(generate.INTERACTIVE, generate.BATCH), seed=3)
+def snapshot(blobs: BlobStore, *, rate: float = 14.0, cause: str = "interval") -> SnapshotReady:
+    """A quarter of a minute on one H100 and one L40S at a load that tells policies apart."""
+    trace = generate.poisson(rate, SECONDS, mix=(generate.INTERACTIVE, generate.BATCH), seed=3)
     records = [
         RequestRecord(
             request_id=f"secret-request-{n}",
@@ -140,15 +141,15 @@ def snapshot(blobs: BlobStore, *, rate: float = 9.0, cause: str = "interval") ->
         )
         for name, gpu, capacity in (("secret-replica", "H100", 400_000), ("b", "L40S", 190_000))
     )
-    info = SnapshotInfo(scope=SCOPE, start_unix_s=1000.0, end_unix_s=1030.0, fleet=fleet)
+    info = SnapshotInfo(scope=SCOPE, start_unix_s=1000.0, end_unix_s=1000.0 + SECONDS, fleet=fleet)
     name = blobs.put(write_snapshot(records, info))
     return SnapshotReady(
         scope=SCOPE,
         snapshot=name,
         sealed="",
         start_unix_s=1000.0,
-        cut_unix_s=1030.0,
-        end_unix_s=1030.0,
+        cut_unix_s=1000.0 + SECONDS,
+        end_unix_s=1000.0 + SECONDS,
         arrivals=len(trace),
         sealed_arrivals=0,
         cause=cause,

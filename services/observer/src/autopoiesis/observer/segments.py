@@ -117,11 +117,9 @@ class SegmentLog(Generic[R]):
         """Rows with start <= time < end, of closed segments and the open one, by time."""
         time_column = pc.field(self._time_field)
         within = (time_column >= start_unix_s) & (time_column < end_unix_s)
-        tables = [to_table(self._row, self._open_rows).filter(within)]
-        for segment in self.segments():
-            if segment.start_unix_s < end_unix_s and segment.end_unix_s >= start_unix_s:
-                table = pq.read_table(segment.path, filters=within).replace_schema_metadata(None)
-                tables.append(table.cast(schema_of(self._row)))
+        touched = [s for s in self.segments() if s.start_unix_s < end_unix_s and s.end_unix_s >= start_unix_s]
+        tables = [self._read(segment.path).filter(within) for segment in touched]
+        tables.append(to_table(self._row, self._open_rows).filter(within))
         return pa.concat_tables(tables).sort_by(self._time_field)
 
     def prune(self, *, max_age_s: float, max_bytes: int) -> list[Segment]:
@@ -178,6 +176,11 @@ class SegmentLog(Generic[R]):
 
     def _path(self, number: int) -> Path:
         return self.root / f"{number:010d}.parquet"
+
+    def _read(self, path: Path) -> pa.Table:
+        # One thread: a process that ends while Arrow's own threads read is aborted by their destructors.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            return file.read(use_threads=False).replace_schema_metadata(None).cast(schema_of(self._row))
 
     def _describe(self, path: Path) -> Segment:
         metadata = pq.read_metadata(path)
