@@ -24,6 +24,36 @@ REPLICA_FIELDS = (
 )
 REQUEST_FIELDS = ("seq", "prompt_tokens", "waited", "ttft_slo", "session")
 KINDS = ("number", "list", "truth", "label", "pair", "replica")
+KEYS = ("lambda n: -n", "lambda n: (n, 1)", "lambda n: helper(n, 2)", "lambda n: n % 3", "negate", "listed")
+HELPERS = ("n * m + c", "n - m if n > m else m", "max(n, m) * 2", "n")
+FRAME = """import math
+
+LIMIT = 12.5
+GPU = "H100"
+TABLE = [3, 1, 2]
+
+def apply(f, value):
+    return f(value)
+
+def negate(n):
+    return -n
+
+def listed(n):
+    return [n, 0]
+
+def helper(n, m):
+    a, b, c = n, m, 1
+    return {helper}
+
+def prioritize(request, ctx):
+    return request.arrival
+
+def route(request, replicas, ctx):
+    a, b, c = 1, request.waited, len(replicas)
+    xs, ys, table = [2, 3], [], {{1: 2.0}}
+{body}
+    return {decision}
+"""
 _ARITHMETIC = ("+", "-", "*", "/", "//", "%", "+", "*")
 _COMPARISONS = ("<", "<=", "==", "!=", ">", ">=")
 
@@ -108,7 +138,7 @@ class Grower:
             case 3:
                 return f"sorted({self.expression('list', deeper)})"
             case 4:
-                return f"sorted({self.expression('list', deeper)}, key=lambda n: {self.pick('-n', '(n, 1)', 'helper(n, 2)', 'n % 3')}, reverse=a > b)"
+                return f"sorted({self.expression('list', deeper)}, key={self.pick(*KEYS)}, reverse=a > b)"
             case 5:
                 return f"{self.expression('list', deeper)}[{self.pick('1:', ':2', '::-1', '-2:')}]"
             case 6:
@@ -225,25 +255,13 @@ class Grower:
             )
         )
 
+    def program(self) -> str:
+        """A whole policy."""
+        body = "\n".join(self.block(1, 2))
+        return FRAME.format(helper=self.pick(*HELPERS), body=body, decision=self._decision())
+
 
 @st.composite
 def policies(draw: Any) -> str:
     """Source of a dispatch policy that the verifier should accept."""
-    grower = Grower(draw)
-    lines = ["import math", "", "LIMIT = 12.5", "GPU = 'H100'", "TABLE = [3, 1, 2]", ""]
-    lines += ["def apply(f, value):", "    return f(value)", "", "def helper(n, m):"]
-    lines += [
-        "    a, b, c = n, m, 1",
-        "    return " + draw(st.sampled_from(["n * m + c", "n - m if n > m else m", "max(n, m) * 2", "n"])),
-        "",
-    ]
-    lines += [
-        "def prioritize(request, ctx):",
-        "    return request.arrival",
-        "",
-        "def route(request, replicas, ctx):",
-    ]
-    lines += ["    a, b, c = 1, request.waited, len(replicas)", "    xs, ys, table = [2, 3], [], {1: 2.0}"]
-    lines += grower.block(1, 2)
-    lines += [f"    return {grower._decision()}", ""]
-    return "\n".join(lines)
+    return Grower(draw).program()
