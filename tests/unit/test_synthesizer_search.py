@@ -1,5 +1,6 @@
 """Archive, budget, fitness, prompts and the search itself, without a simulator."""
 
+import itertools
 from dataclasses import replace
 from random import Random
 
@@ -214,7 +215,8 @@ async def test_failures_reach_the_next_task_and_duplicates_are_not_raced():
     good = Draft(library.source("slo_triage"), "llm", note="good idea")
     faulty = Draft(library.source("power_of_two"), "llm", note="faulty idea")
     landscape, proposer = Landscape(), Once(bad, good, good, faulty)
-    budget = Budget(Limits(0.6, 60, 0, 0, 0))
+    ticks = itertools.count()
+    budget = Budget(Limits(60, 60, 0, 0, 0), clock=lambda: float(next(ticks)))
     evolution = search(budget, landscape)
     await evolution.begin(policy("round_robin"), [])
     await evolution.run([proposer])
