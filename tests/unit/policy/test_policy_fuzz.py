@@ -48,7 +48,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 @settings(
-    max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None
+    max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None
 )
 @given(policies(), st.integers(0, 1000))
 def test_metered_and_plain_agree(source: str, seed: int) -> None:
@@ -84,7 +84,7 @@ def test_metered_and_plain_agree(source: str, seed: int) -> None:
 
 
 @settings(
-    max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None
+    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None
 )
 @given(policies(), st.integers(0, 1000))
 def test_same_decision_and_fuel_on_every_run(source: str, seed: int) -> None:
