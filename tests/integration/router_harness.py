@@ -66,7 +66,7 @@ def chat(content: str = "hello", **fields: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def running_router(url: str, **flags: Any) -> AsyncIterator[RunningRouter]:
     """A router on the bus at `url`; `flags` are settings of its section."""
-    given = {"silence_s": 0.6, "suspect_after_s": 0.5, "telemetry_interval_s": 0.02, "no_replica_wait_s": 0.3, "drain_s": 5.0} | flags  # fmt: skip
+    given = {"silence_s": 0.6, "suspect_after_s": 0.5, "telemetry_interval_s": 0.02, "no_replica_wait_s": 0.3, "drain_s": 5.0, "listen_s": 0.0} | flags  # fmt: skip
     settings = Settings.load(
         RouterSettings,
         env={},

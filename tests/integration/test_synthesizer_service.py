@@ -270,7 +270,7 @@ async def test_no_call_beyond_any_budget(run_cycle, blobs, bound):
         )
         await run_cycle(ready, llm=llm, candidates=1, calls=1, cost=100.0)
         tokens, cost = LanguageModel(llm).worst_case(model.requests[0]["messages"])
-        limits = {
+        limits: dict[str, dict[str, float]] = {
             "calls": {"calls": 2},
             "tokens": {"tokens": tokens + 600},
             "cost": {"cost": cost + 0.06},
@@ -278,7 +278,7 @@ async def test_no_call_beyond_any_budget(run_cycle, blobs, bound):
         }
         model.requests.clear()
         cycle, *_ = await run_cycle(
-            ready, llm=llm, candidates=1, **{"calls": 9, "cost": 100.0, **limits[bound]}
+            ready, llm=llm, candidates=1, **({"calls": 9, "cost": 100.0} | limits[bound])
         )
     calls = {"calls": 2, "tokens": 1, "cost": 1, "no money at all": 0}[bound]
     assert (len(model.requests), cycle.budget.calls) == (calls, calls)

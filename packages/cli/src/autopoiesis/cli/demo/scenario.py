@@ -38,10 +38,10 @@ TRACE_OBJECTIVES: Final = Objectives(classes={"chat": SloClass(ttft_s=2.0, tpot_
 class Stretches:
     """Seconds of each stretch."""
 
-    learn: float = 30.0
-    decide: float = 30.0
-    measure: float = 25.0
-    warmup: float = 4.0
+    learn: float = 25.0
+    decide: float = 25.0
+    measure: float = 20.0
+    warmup: float = 3.0
     """Sent before each scored stretch and not scored."""
 
 
