@@ -36,6 +36,30 @@ TIME = {
     "count in a range": "x = range(10 ** 9).count(1.5)",
     "extend by a range": "x = []\nx.extend(range(10 ** 9))",
     "update by a range": "x = set()\nx.update(range(10 ** 9))",
+    "recursion of nested functions by turns": (
+        "def f(n):\n    return g(n)\ndef g(n):\n    return f(n)\nreturn f(0)"
+    ),
+    "recursion through a nested function and its owner": (
+        "def route(request, replicas, ctx):\n    def f():\n        return route(request, replicas, ctx)\n    return f()"
+    ),
+    "nested function with two definitions": (
+        "if request.seq >= 0:\n    def f(n):\n        return f(n)\nelse:\n    def f(n):\n        return n\nreturn f(1)"
+    ),
+    "nested function rebound to a recursive one": (
+        "def f(n):\n    return n\nfor f in [lambda n: f(n)]:\n    pass\nreturn f(1)"
+    ),
+    "nested function in a loop of loops": (
+        "def f(n):\n    return [f2(n) for i in range(100)]\ndef f2(n):\n    return [0 for i in range(100)]\n"
+        "while True:\n    x = f(1)"
+    ),
+    "doubling chain of nested helpers": (
+        "def f0():\n    return 1\n"
+        + "".join(f"def f{i}():\n    return f{i - 1}() + f{i - 1}()\n" for i in range(1, 40))
+        + "return f39()"
+    ),
+    "nested function as a value": (
+        "def f(n):\n    return [0 for i in range(1000)]\nd = {1: f}\ng = d[1]\nwhile True:\n    x = g(1)"
+    ),
     "recursion": "def f(n):\n    return f(n + 1)\nreturn f(0)",
     "mutual recursion": "def f(n):\n    return g(n)\ndef g(n):\n    return f(n)\nreturn f(0)",
     "exponential recursion": "def f(n):\n    return f(n - 1) + f(n - 1) if n else 1\nreturn f(40)",
@@ -129,6 +153,22 @@ TIME = {
 }
 
 NUMBERS = {
+    "squaring through a nested helper": "def f(n):\n    return n * n\nx = 3\nwhile True:\n    x = f(x)",
+    "squaring through a nested helper's default": (
+        "def f(n, m=3):\n    return n * m\nx = 3\nwhile True:\n    x = f(x, m=x)"
+    ),
+    "squaring through a nested helper as a value": (
+        "def f(n):\n    return n * n\nx = f(3)\ng = [f]\nh = g[0]\nwhile True:\n    x = h(x)"
+    ),
+    "squaring through a nested helper's closure": (
+        "x = 3\ndef f():\n    return x * x\nwhile True:\n    x = f()"
+    ),
+    "squaring through a nested helper of a nested helper": (
+        "def f(n):\n    def g(m):\n        return m * n\n    return g(n)\nx = 3\nwhile True:\n    x = f(x)"
+    ),
+    "squaring through a nested key": (
+        "def f(n):\n    return n * n\nx = [3]\nwhile True:\n    x = [min([f(n) for n in x], key=f)]"
+    ),
     "digits of round by an alias": "f = round\nreturn f(5, -999999999)",
     "digits of round by an alias and a float": "f = round\nreturn f(5, 1e300)",
     "digits of round by a conditional": "f = round if request.seq >= 0 else abs\nreturn f(5, -999999999)",

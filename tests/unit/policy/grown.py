@@ -24,7 +24,15 @@ REPLICA_FIELDS = (
 )
 REQUEST_FIELDS = ("seq", "prompt_tokens", "waited", "ttft_slo", "session")
 KINDS = ("number", "list", "truth", "label", "pair", "replica")
-KEYS = ("lambda n: -n", "lambda n: (n, 1)", "lambda n: helper(n, 2)", "lambda n: n % 3", "negate", "listed")
+KEYS = (
+    "lambda n: -n",
+    "lambda n: (n, 1)",
+    "lambda n: helper(n, 2)",
+    "lambda n: n % 3",
+    "negate",
+    "listed",
+    "local",
+)
 HELPERS = ("n * m + c", "n - m if n > m else m", "max(n, m) * 2", "n")
 FRAME = """import math
 
@@ -51,6 +59,14 @@ def prioritize(request, ctx):
 def route(request, replicas, ctx):
     a, b, c = 1, request.waited, len(replicas)
     xs, ys, table = [2, 3], [], {{1: 2.0}}
+    def local(n, m=2):
+        t = n if n else m
+        return (t, {helper}) if m == 7 else t
+    def total(items):
+        found = 0
+        for item in items:
+            found += item
+        return found
 {body}
     return {decision}
 """
@@ -107,6 +123,11 @@ class Grower:
                 return f"{self.pick('abs', 'int', 'float', 'round')}({self.expression('number', deeper)})"
             case 10:
                 return f"math.{self.pick('sqrt', 'log', 'floor', 'exp', 'hypot')}({self.expression('number', deeper)})"
+            case 11 if self._draw(st.booleans()):
+                inner = self.pick(
+                    "local({}, 7)[0]", "local({})", "local({}, m=a)", "total([{}, b])", "total(xs)"
+                )
+                return inner.format(self.expression("number", deeper))
             case 11:
                 return f"helper({self.expression('number', deeper)}, {self.expression('number', deeper)})"
             case 12:

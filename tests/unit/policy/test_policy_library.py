@@ -248,6 +248,7 @@ def test_sglang_follows_the_prefix_only_in_a_balanced_fleet(seed: int, size: int
 @given(seeds, st.integers(2, 12), st.integers(0, 3))
 def test_llmd_prefers_what_is_better_in_one_score_and_worse_in_none(seed: int, size: int, which: int) -> None:
     request, fleet, context = state(seed, size)
+    request.prompt_tokens = 1000
     for replica in fleet:
         replica.waiting, replica.prefix_hit_tokens, replica.kv_used_tokens, replica.kv_capacity_tokens = (
             5,

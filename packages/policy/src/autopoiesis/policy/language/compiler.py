@@ -28,6 +28,7 @@ from autopoiesis.policy.language.infer import Inference
 from autopoiesis.policy.language.linker import link
 from autopoiesis.policy.language.meter import Meter
 from autopoiesis.policy.language.module import Module
+from autopoiesis.policy.language.nested import adopt
 from autopoiesis.policy.language.report import Problems
 from autopoiesis.policy.language.runtime import Runtime
 from autopoiesis.policy.language.values import freeze
@@ -66,12 +67,13 @@ class CompiledPolicy:
     """
 
     def __init__(self, source: str, tree: ast.Module, kind: Kind, fuel: int) -> None:
+        self.hash = policy_hash(tree, kind)  # before nested functions get names of their own
         module = Module(tree, Problems())
+        adopt(module)
         inference = Inference(module, kind)
         costs = Costs(module)
         self.kind: Kind = kind
         self.source = source
-        self.hash = policy_hash(tree, kind)
         self.title = (ast.get_docstring(tree) or "").strip()
         self.reads = inference.reads()
         self.functions = frozenset(name for name in api.FUNCTIONS[kind] if name in module.functions)

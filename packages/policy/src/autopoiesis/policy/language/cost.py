@@ -25,16 +25,16 @@ class Costs:
     """Fuel per function and per piece of code of a verified module."""
 
     def __init__(self, module: Module) -> None:
-        self._functions = module.functions
+        self._functions = module.known
         self.guarded = escaping(module) | _recursive(module)
         """Functions that charge themselves when called."""
         self.called = {
-            name for function in module.functions.values() for name in _calls(function, module.functions)
+            name for function in self._functions.values() for name in _calls(function, self._functions)
         }
         """Functions that the module itself calls or passes on."""
         self.of_function: dict[str, int] = {}
         for name in _callees_first(module):
-            cost = self.block(module.functions[name].body)
+            cost = self.block(self._functions[name].body)
             self.of_function[name] = cost
             if cost > _LARGE:
                 self.guarded.add(name)
@@ -111,7 +111,8 @@ def _calls(function: ast.FunctionDef, functions: dict[str, ast.FunctionDef]) -> 
 
 
 def _recursive(module: Module) -> set[str]:
-    calls = {name: set(_calls(function, module.functions)) for name, function in module.functions.items()}
+    known = module.known
+    calls = {name: set(_calls(function, known)) for name, function in known.items()}
     found = set()
     for start, called in calls.items():
         reached: set[str] = set()
@@ -128,14 +129,15 @@ def _recursive(module: Module) -> set[str]:
 
 def _callees_first(module: Module) -> list[str]:
     order: list[str] = []
+    known = module.known
 
     def place(name: str, path: frozenset[str]) -> None:
         if name in order or name in path:
             return
-        for callee in sorted(set(_calls(module.functions[name], module.functions))):
+        for callee in sorted(set(_calls(known[name], known))):
             place(callee, path | {name})
         order.append(name)
 
-    for name in module.functions:
+    for name in known:
         place(name, frozenset())
     return order

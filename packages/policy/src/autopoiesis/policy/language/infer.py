@@ -33,6 +33,7 @@ class Inference:
         self.expressions: dict[ast.expr, Type] = {}
         self._compared: dict[ast.Call, Type] = {}
         self._module = module
+        self._known = module.known
         self._variables: dict[tuple[str, str], Type] = {}
         self._returns: dict[str, Type] = {}
         self._elements: dict[str, Type] = {}
@@ -78,7 +79,7 @@ class Inference:
     def _know_nothing(self) -> None:
         for scope, names in self._bound.items():
             self._variables.update(dict.fromkeys(((scope, name) for name in names), ANYTHING))
-            self._returns[scope] = ANYTHING
+        self._returns = dict.fromkeys(self._known, ANYTHING)
 
     def _constants(self) -> None:
         for name, value in self._module.constants.items():
@@ -100,8 +101,11 @@ class Inference:
         elif name in self._escaping:
             for own in names:
                 self._assign(name, own, ANYTHING)
-        for own, default in zip(reversed(names), reversed(function.args.defaults), strict=False):
-            self._assign(name, own, self._expression(default))
+        self._defaults(name, function.args)
+
+    def _defaults(self, scope: str, arguments: ast.arguments) -> None:
+        for own, default in zip(reversed(arguments.args), reversed(arguments.defaults), strict=False):
+            self._assign(scope, own.arg, self._expression(default))
 
     def _assign(self, scope: str, name: str, value: Type) -> None:
         old = self._variables.get((scope, name), NOTHING)
@@ -135,14 +139,19 @@ class Inference:
                 self._loop(target, iterable)
             case ast.FunctionDef(name=name, args=arguments):
                 self._assign(self._scope, name, Type(types.OPAQUE))
-                self._unknown_parameters(arguments)
+                if name in self._known and name not in self._escaping:
+                    self._defaults(self._scope, arguments)
+                else:
+                    self._unknown_parameters(arguments)
             case ast.While(test=test) | ast.If(test=test):
                 self._expression(test)
             case ast.Expr(value=value):
                 self._expression(value)
             case _:
                 pass
-        inner = None if isinstance(node, ast.FunctionDef) else function
+        inner = function
+        if isinstance(node, ast.FunctionDef):
+            inner = node.name if node.name in self._known else None
         for part in ("body", "orelse"):
             for statement in getattr(node, part, []):
                 self._statement(statement, inner)
@@ -314,7 +323,7 @@ class Inference:
         if isinstance(node.func, ast.Name) and node.func.id in ORDERING and len(node.args) == 1:
             self._compared[node] = self._ordered_by(node)
         match node.func:
-            case ast.Name(id=name) if name in self._module.functions:
+            case ast.Name(id=name) if name in self._known:
                 return self._own(name, node, arguments)
             case ast.Name(id=name) if name in grammar.BUILTINS:
                 return self._builtin(name, node, arguments)
@@ -337,9 +346,9 @@ class Inference:
         value = keyword.value
         if keyword.arg == "key" and isinstance(node.func, ast.Name) and node.func.id in ORDERING:
             seen = self._element(node.args[0]) if len(node.args) == 1 else ANYTHING
-            if isinstance(value, ast.Name) and value.id in self._module.functions:
-                for parameter in self._module.functions[value.id].args.args[:1]:
-                    self._assign(value.id, parameter.arg, seen)
+            if isinstance(value, ast.Name) and value.id in self._known:
+                for parameter in self._known[value.id].args.args[:1]:
+                    self._assign(self._scope_of(value.id), parameter.arg, seen)
             elif isinstance(value, ast.Lambda) and len(value.args.args) == 1:
                 self._assign(self._scope, value.args.args[0].arg, seen)
                 for part in (*value.args.defaults, value.body):
@@ -355,22 +364,27 @@ class Inference:
                 return self._element(node.args[0])
             case ast.Lambda(body=body):
                 return self.expressions[body]
-            case ast.Name(id=name) if name in self._module.functions:
+            case ast.Name(id=name) if name in self._known:
                 return self._result(name)
         return ANYTHING
 
     def _own(self, name: str, node: ast.Call, arguments: list[Type]) -> Type:
-        parameters = [argument.arg for argument in self._module.functions[name].args.args]
+        scope = self._scope_of(name)
+        parameters = [argument.arg for argument in self._known[name].args.args]
         for parameter, value in zip(parameters, arguments, strict=False):
-            self._assign(name, parameter, value)
+            self._assign(scope, parameter, value)
         for keyword in node.keywords:
             if keyword.arg in parameters:
-                self._assign(name, keyword.arg, self.expressions[keyword.value])
+                self._assign(scope, keyword.arg, self.expressions[keyword.value])
         return self._result(name)
 
+    def _scope_of(self, function: str) -> str:
+        """Nested functions share the scope of the top-level one they are in."""
+        return self._module.owner.get(function, function)
+
     def _result(self, name: str) -> Type:
-        """What a top-level function returns; None too where it may end without `return`."""
-        none = Type(types.NONE) if falls_through(self._module.functions[name].body) else NOTHING
+        """What a known function returns; None too where it may end without `return`."""
+        none = Type(types.NONE) if falls_through(self._known[name].body) else NOTHING
         return join(self._returns.get(name, NOTHING), none)
 
     def _builtin(self, name: str, node: ast.Call, arguments: list[Type]) -> Type:
@@ -415,13 +429,14 @@ class Inference:
 def escaping(module: Module) -> set[str]:
     """Functions used as values, so that calls of them cannot all be seen."""
     found: set[str] = set()
+    names = module.known
     for function in module.functions.values():
         calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
         known = {id(part) for call in calls for part in _known_uses(call)}
         found |= {
             node.id
             for node in ast.walk(function)
-            if isinstance(node, ast.Name) and node.id in module.functions and id(node) not in known
+            if isinstance(node, ast.Name) and node.id in names and id(node) not in known
         }
     return found
 

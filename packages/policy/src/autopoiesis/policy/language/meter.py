@@ -54,6 +54,7 @@ class Meter(ast.NodeTransformer):
         self._types = inference
         self._costs = costs
         self._growth = growth
+        self._direct = {*module.names, *module.nested, *grammar.CONSTRUCTORS}
         self._lengthening = False
         """Whether a loop over a list that may grow could be under way where this code runs."""
 
@@ -101,7 +102,10 @@ class Meter(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> list[ast.stmt]:
         with self._anywhere():
-            return [self._define(node), _rebind(node, _GUARDED_CALL + self._costs.block(node.body))]
+            defined = self._define(node)
+        if node.name in self._module.nested and node.name not in self._costs.guarded:
+            return [defined]
+        return [defined, _rebind(node, _GUARDED_CALL + self._costs.block(node.body))]
 
     @contextmanager
     def _anywhere(self, *, unless: bool = False) -> Iterator[None]:
@@ -318,7 +322,7 @@ class Meter(ast.NodeTransformer):
         match node.func:
             case ast.Name(id=name) if name in grammar.BUILTINS:
                 return self._builtin(node, name)
-            case ast.Name(id=name) if name in self._module.names or name in grammar.CONSTRUCTORS:
+            case ast.Name(id=name) if name in self._direct:
                 return self._plain_call(node, ast.Name(name, ast.Load()))
             case ast.Attribute(value=ast.Name(id="math")):
                 return self._plain_call(node, self.visit(node.func))
@@ -419,7 +423,7 @@ class Meter(ast.NodeTransformer):
     def _charging(self, keyword: ast.keyword) -> ast.expr:
         """A keyword's value; a function of the file that does not charge for itself is made to."""
         value = keyword.value
-        if isinstance(value, ast.Name) and value.id in set(self._module.functions) - self._costs.guarded:
+        if isinstance(value, ast.Name) and value.id in set(self._module.known) - self._costs.guarded:
             cost = _GUARDED_CALL + self._costs.of_function[value.id]
             return _call("guard", value, ast.Name(value.id, ast.Load()), ast.Constant(cost))
         return self.visit(value)  # type: ignore[no-any-return]

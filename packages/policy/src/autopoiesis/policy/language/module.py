@@ -19,6 +19,10 @@ class Module:
         self.functions: dict[str, ast.FunctionDef] = {}
         self.constants: dict[str, ast.expr] = {}
         self.math_names: set[str] = set()
+        self.nested: dict[str, ast.FunctionDef] = {}
+        """Nested functions with names of their own; empty before `nested.adopt`."""
+        self.owner: dict[str, str] = {}
+        """The top-level function that each nested one is in."""
         self._problems = problems
         for position, node in enumerate(tree.body):
             if position == 0 and is_docstring(node):
@@ -28,6 +32,11 @@ class Module:
     @property
     def names(self) -> set[str]:
         return {*self.functions, *self.constants, *self.math_names}
+
+    @property
+    def known(self) -> dict[str, ast.FunctionDef]:
+        """Every function whose uses can be told from its name."""
+        return {**self.functions, **self.nested}
 
     def _statement(self, node: ast.stmt) -> None:
         if isinstance(node, ast.FunctionDef):
