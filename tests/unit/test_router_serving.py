@@ -90,7 +90,7 @@ class World:
         for name in replicas:
             self.serving.beat(
                 Heartbeat(
-                    node="n",
+                    node=f"node-of-{name}",
                     replica=name,
                     incarnation=incarnation,
                     beat=self._beat,

@@ -98,6 +98,7 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     router = await assemble(settings, bus, telemetry, instance, record.write if record else None)
     service.on_exit(router.transport.aclose)
     await connect(router, bus, settings, service)
+    await asyncio.sleep(own.listen_s)
     server = await service.serve(router.app, host=own.host, port=own.port)
     service.ready(http=server.url, router=instance)
     await service.until_stopped()

@@ -49,6 +49,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """A stream on which nothing comes for so long fails; workers send something at least every third of it."""
     ping_s: _Seconds = 15.0
     """Streams that bring nothing get a comment this often; the first one sends the headers."""
+    listen_s: Annotated[float, msgspec.Meta(ge=0.0)] = 0.5
+    """How long a fresh router listens to heartbeats before it answers: it would deny models it has not heard of yet."""
     drain_s: Annotated[float, msgspec.Meta(ge=0.0)] = 20.0
     """How long requests may still run after SIGTERM."""
     telemetry_interval_s: _Seconds = 0.5
