@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
-import resource  # noqa: F401  imported in the parent only; jobs import nothing
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,3 +167,38 @@ def test_closing_fails_what_still_runs_and_ends_the_zygote() -> None:
         for future in (running, queued):
             with pytest.raises(JailCrash, match="closed"):
                 future.result(timeout=30)
+
+
+def test_nothing_survives_a_parent_that_is_killed() -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from autopoiesis.policy.jail import Jail, Job\n"
+        f"jail = Jail(['{JOBS}'], workers=1)\n"
+        f"jail.run(Job('{JOBS}:echo'))\n"
+        f"jail.submit(Job('{JOBS}:spin'))\n"
+        "zygote = jail._process.pid\n"
+        "children = pathlib.Path(f'/proc/{zygote}/task/{zygote}/children')\n"
+        "while not children.read_text().split():\n    pass\n"
+        "print(zygote, children.read_text(), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        started = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(started) == 2
+        parent.kill()
+        deadline = time.monotonic() + 30
+        while any(_running(pid) for pid in started) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not any(_running(pid) for pid in started)
+
+
+def _running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"

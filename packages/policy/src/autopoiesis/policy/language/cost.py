@@ -11,7 +11,7 @@ import ast
 from typing import Final
 
 from autopoiesis.policy.language import grammar
-from autopoiesis.policy.language.infer import escaping
+from autopoiesis.policy.language.functions import escaping
 from autopoiesis.policy.language.module import Module
 
 _CALL: Final = 3
