@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Installation:
         self.role_urls: dict[Role, str] = {}
         self._progress = progress
         self.supervisor = Supervisor(self.data_dir)
+        self._secrets = Secrets(self.data_dir / "secrets.json")
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +132,7 @@ class Installation:
             self._progress("PostgreSQL")
             superuser = start_postgres(self.supervisor, self.data_dir / "postgres").url
         self._progress("database migrations and roles")
-        self.role_urls = asyncio.run(provision(superuser, Passwords(self.data_dir / "passwords.json")))
+        self.role_urls = asyncio.run(provision(superuser, self._secrets))
         self.running.database = self.role_urls["operator"]
 
     def _start_router(self) -> None:
@@ -158,6 +160,7 @@ class Installation:
             "AUTOPOIESIS_MODE": self.running.mode,
             "AUTOPOIESIS_BUS_URL": self.running.nats,
             "AUTOPOIESIS_BLOBS_DIR": str(self.data_dir / "blobs"),
+            **self._installation_key(),
             **self._database(service),
             **self.shape.env,
             **self.shape.service_env.get(service, {}),
@@ -182,6 +185,12 @@ class Installation:
         wanted = variables.get(variable, configured)
         return {variable: str(free_port())} if str(wanted) == "0" else {}
 
+    def _installation_key(self) -> dict[str, str]:
+        """A key of this installation's own, unless one is configured: the default is the same everywhere."""
+        if self.settings.origin("installation_key") != "default":
+            return {}
+        return {"AUTOPOIESIS_INSTALLATION_KEY": self._secrets("installation_key")}
+
     def _database(self, service: str) -> dict[str, str]:
         role = ROLE_OF.get(service)
         if role is None:
@@ -200,19 +209,23 @@ class Installation:
             file.write(msgspec.json.format(msgspec.json.encode(self.running)))
 
 
-class Passwords:
-    """Database passwords, made once and kept in a file that only we can read."""
+class Secrets:
+    """Random secrets by name, made once and kept in a file that only we can read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._mutex = threading.Lock()
         self._known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
 
-    def __call__(self, role: str) -> str:
-        if role not in self._known:
-            self._known[role] = secrets.token_urlsafe(24)
-            with os.fdopen(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump(self._known, file)
-        return self._known[role]
+    def __call__(self, name: str) -> str:
+        with self._mutex:
+            if name not in self._known:
+                self._known[name] = secrets.token_urlsafe(24)
+                with os.fdopen(
+                    os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+                ) as file:
+                    json.dump(self._known, file)
+            return self._known[name]
 
 
 def found(data_dir: Path) -> Running | None:

@@ -34,7 +34,7 @@ def demo(
     keep: Annotated[Path | None, Parameter(help="Keep logs and data in this directory.")] = None,
     common: Common = COMMON,
 ) -> int:
-    """Serve, observe, write, prove, promote, swap, and measure what it was worth; about three minutes.
+    """Serve, observe, write, prove, promote, swap, and measure what it was worth; about four minutes.
 
     Exits 1 if nothing was promoted or a request failed.
     """
