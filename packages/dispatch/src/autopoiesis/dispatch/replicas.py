@@ -167,7 +167,8 @@ class ReplicaState:
             running += admitted
             waiting -= admitted
         queued = beat.queued_prefill_tokens - self._prefilled
-        held = beat.kv_used_tokens - self._released + self._generated
+        computed = min(self._prefilled, beat.queued_prefill_tokens)  # since then; no longer queued but held
+        held = beat.kv_used_tokens + computed - self._released + self._generated
         view = self.view
         view.running = running
         view.waiting = waiting
