@@ -9,7 +9,6 @@ import io
 import json
 import re
 import signal
-import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, STDOUT
@@ -25,9 +24,10 @@ from autopoiesis.cli import app as cli
 from autopoiesis.cli.installation import Installation
 from autopoiesis.cli.load import LoadResult, Progress, run_load
 from autopoiesis.runtime.embedded import Supervisor
-from autopoiesis.runtime.embedded.child import Command
+from autopoiesis.runtime.embedded.child import Command, Ready
 from autopoiesis.simulator.workload import Trace
 from autopoiesis.simulator.workload.generate import Lengths, Mix, poisson
+from autopoiesis.store import Store, StoreError
 
 MODEL = "llama-3.1-8b"
 SHORT = Mix(prompt=Lengths(150, 0.5, high=600), output=Lengths(25, 0.5, high=80))
@@ -236,25 +236,33 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-def revive(supervisor: Supervisor, command: Command) -> None:
-    """Start again what was killed for good, and wait until it is ready: a service says so, PostgreSQL listens."""
-
-    def listens() -> bool:
-        port = next(word for word in command.argv if word.startswith("--port=")).removeprefix("--port=")
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", int(port))) == 0
-
+def revive(supervisor: Supervisor, command: Command, *, ready: Ready = "notify") -> None:
+    """Start again what was killed for good, and wait until it is ready."""
     supervisor.start(
         command.name,
         command.argv,
         env=command.env,
         cwd=command.cwd,
-        ready=listens if command.layer == 0 else "notify",
+        ready=ready,
         timeout=60.0,
         restart=True,
         stop_signal=command.stop_signal,
         layer=command.layer,
     )
+
+
+def accepts(database: str) -> bool:
+    """Whether PostgreSQL takes connections again: it listens before it has recovered."""
+
+    async def ping() -> None:
+        async with await Store.open(database, pool_size=1):
+            pass
+
+    try:
+        asyncio.run(ping())
+    except StoreError:
+        return False
+    return True
 
 
 class Durable(NamedTuple):

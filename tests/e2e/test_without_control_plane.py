@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from e2e_world import Probe, Traffic, revive, shell, state, until
+from e2e_world import Probe, Traffic, accepts, revive, shell, state, until
 
 from autopoiesis.cli.installation import Installation
 from autopoiesis.policy import library
@@ -27,7 +27,7 @@ def killed(installation: Installation) -> Iterator[Installation]:
     assert not any(child.alive for child in children)
     yield installation
     postgres, *services = (child.command for child in children)
-    revive(installation.supervisor, postgres)
+    revive(installation.supervisor, postgres, ready=lambda: accepts(installation.running.database))
     with ThreadPoolExecutor() as pool:
         list(pool.map(partial(revive, installation.supervisor), services))
 
