@@ -17,17 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from vllm_log import EngineLog, LogError, read
+from vllm_log import EngineLog, read
 
 from autopoiesis.simulator.calibrate import (
     Fit,
-    NotIdentifiableError,
     RequestSample,
     Times,
     fit_requests,
     play,
 )
-from autopoiesis.simulator.engine import TooLongError
 from autopoiesis.simulator.steptime import StepTime
 
 
@@ -95,7 +93,7 @@ def main() -> int:
         return 0
     try:
         result = compare(read(args.log, args.gpu), args.fit)
-    except (LogError, NotIdentifiableError, TooLongError) as problem:
+    except ValueError as problem:
         print(f"{args.log}: {problem}", file=sys.stderr)
         return 2
     if args.json:

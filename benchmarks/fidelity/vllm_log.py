@@ -25,6 +25,8 @@ ASYNC_SINCE = (0, 14)
 """vLLM schedules asynchronously by default since this version."""
 LARGE_MEMORY = 70 << 30
 """vLLM's server takes 8192 tokens and 1024 sequences a step by default above this much memory (but on A100), else 2048 and 256."""
+CLOCKS = ("arrival_time", "queued_ts", "first_token_ts", "last_token_ts")
+SIZES = ("input_toks", "output_toks")
 
 
 class LogError(ValueError):
@@ -132,7 +134,7 @@ def _requests(path: Path, block: int) -> list[RequestSample]:
         try:
             row = json.loads(line)
             rows.append(
-                {**row, "queued_ts": float(row["queued_ts"]), "arrival_time": float(row["arrival_time"])}
+                row | {field: float(row[field]) for field in CLOCKS} | {f: int(row[f]) for f in SIZES}
             )
         except (ValueError, KeyError, TypeError) as problem:
             raise LogError(f"{path}, line {number}: {problem!r}") from None

@@ -23,9 +23,11 @@ Residuals = Callable[[Mapping[str, float]], Vector]
 
 ROBUST_SCALE: Final = 0.05
 """Relative errors above this count as outliers, linearly instead of squared."""
+WIDENINGS: Final = (8.0, 1.0)
+"""The search looks from afar first (steps and robust scale times this): a schedule jumps, and nearby slopes mislead."""
 BOOTSTRAPS: Final = 400
-BLOCK: Final = 10
-"""Consecutive observations are resampled together: neighbours in a log shared a batch."""
+BLOCKS: Final = 12
+"""Consecutive observations are resampled in this many blocks: neighbours in a log shared a batch and a queue."""
 
 
 class NotIdentifiableError(ValueError):
@@ -118,9 +120,14 @@ def solve(
     *,
     required: Sequence[str] = (),
     per_observation: int = 1,
+    prior: float = 0.0,
     seed: int = 0,
 ) -> Fit:
-    """Fit `candidates`; those already in `refused` are not tried. Raises `NotIdentifiableError` for one that is `required`."""
+    """Fit `candidates`; those already in `refused` are not tried. Raises `NotIdentifiableError` for one that is `required`.
+
+    `prior` is the error that one `Knob.limit` away from the start costs: where two parameters explain the data alike, the one
+    nearer to measured kernels is taken. It has no part in what counts as identified.
+    """
     refused = dict(refused)
     start = start_values(efficiency)
     names = [name for name in candidates if name not in refused]
@@ -130,7 +137,7 @@ def solve(
                 raise NotIdentifiableError(name, refused[name])
         if not names:
             raise NotIdentifiableError(*next(iter(refused.items())))
-        point, jacobian, errors = _minimize(residuals, start, names)
+        point, jacobian, errors = _minimize(residuals, start, names, prior)
         worst, reason = _least_identified(names, jacobian, errors)
         if worst is None:
             break
@@ -163,44 +170,52 @@ def _parameter(name: str, x: float, deviations: Vector, start: float) -> Paramet
 
 
 def _minimize(
-    residuals: Residuals, start: Mapping[str, float], names: Sequence[str]
+    residuals: Residuals, start: Mapping[str, float], names: Sequence[str], prior: float
 ) -> tuple[Vector, Vector, Vector]:
     """Solution on the search scale, Jacobian and residuals there."""
     knobs = [KNOBS[name] for name in names]
     low = np.array([k.inside(k.low) for k in knobs])
     high = np.array([k.inside(k.high) for k in knobs])
     steps = np.array([k.step for k in knobs])
+    margin = 1e-6 * (high - low)
 
     def errors(x: Vector) -> Vector:
         return residuals({**start, **_values(names, x)})
 
-    def slopes(x: Vector) -> Vector:
+    def slopes(x: Vector, widening: float = 1.0) -> Vector:
         here = errors(x)
         columns = []
-        for index, step in enumerate(steps):
+        for index, step in enumerate(steps * widening):
             moved = x.copy()
             signed = -step if x[index] + step > high[index] else step
             moved[index] += signed
             columns.append((errors(moved) - here) / signed)
         return np.stack(columns, axis=1)
 
-    begin = np.array(
-        [knob.inside(max(start[name], knob.low)) for name, knob in zip(names, knobs, strict=True)]
-    )
-    margin = 1e-6 * (high - low)
-    found = least_squares(
-        errors,
-        np.clip(begin, low + margin, high - margin),
-        jac=slopes,
-        bounds=(low, high),
-        x_scale=10 * steps,
-        loss="soft_l1",
-        f_scale=ROBUST_SCALE,
-        xtol=1e-5,
-        ftol=1e-6,
-        max_nfev=60,
-    )
-    point: Vector = np.asarray(found.x, dtype=np.float64)
+    begin = np.array([k.inside(max(start[name], k.low)) for name, k in zip(names, knobs, strict=True)])
+    pull = prior * np.diag([1 / k.limit for k in knobs])
+
+    def cost(x: Vector) -> Vector:
+        return np.concatenate([errors(x), pull @ (x - begin)])
+
+    def cost_slopes(widening: float) -> Callable[[Vector], Vector]:
+        return lambda x: np.concatenate([slopes(x, widening), pull])
+
+    point = begin
+    for widening in WIDENINGS:
+        found = least_squares(
+            cost,
+            np.clip(point, low + margin, high - margin),
+            jac=cost_slopes(widening),
+            bounds=(low, high),
+            x_scale=10 * steps,
+            loss="soft_l1",
+            f_scale=ROBUST_SCALE * widening,
+            xtol=1e-5,
+            ftol=1e-6,
+            max_nfev=60,
+        )
+        point = np.asarray(found.x, dtype=np.float64)
     return point, slopes(point), errors(point)
 
 
@@ -213,7 +228,8 @@ def _weights(errors: Vector) -> Vector:
 def _least_identified(names: Sequence[str], jacobian: Vector, errors: Vector) -> tuple[str | None, str]:
     """The parameter with the largest standard error against its limit, if any is above, and why."""
     weights = _weights(errors)
-    scale = max(float(np.sum(weights * errors**2)) / max(1, len(errors) - len(names)), 1e-6)
+    freedom = max(1, len(errors) - len(names)) / len(errors)
+    scale = max(float(1.4826 * np.median(np.abs(errors))) ** 2 / freedom, 1e-6)
     information = (jacobian * weights[:, None]).T @ jacobian / scale
     limits = np.array([KNOBS[name].limit for name in names])
     scaled = information * np.outer(limits, limits)
@@ -243,7 +259,7 @@ def _bootstrap(jacobian: Vector, errors: Vector, per_observation: int, seed: int
     rng = np.random.default_rng(seed)
     count = len(errors) // per_observation
     grouped = np.arange(len(errors)).reshape(count, per_observation)
-    block = max(1, min(BLOCK, count // 5))
+    block = max(1, count // BLOCKS)
     blocks = [grouped[i : i + block].ravel() for i in range(0, count, block)]
     weighted = np.sqrt(_weights(errors))
     rows, targets = jacobian * weighted[:, None], -errors * weighted

@@ -30,6 +30,8 @@ from autopoiesis.simulator.steptime import Steps, StepTime
 
 ENOUGH: Final = 20
 """Requests below which nothing is fitted."""
+PRIOR: Final = 0.15
+"""Weight of measured kernels (`solve`): requests of one batch err together, so a log tells less than its length suggests."""
 TTFT_WEIGHT: Final = 0.5
 """Of a relative error in time to first token, against one in end-to-end time."""
 
@@ -152,6 +154,7 @@ def fit_requests(
         _unseen(requests, cold),
         required=parameters or (),
         per_observation=2,
+        prior=PRIOR,
         seed=seed,
     )
     fitted = {p.name: p.value for p in fit.parameters}

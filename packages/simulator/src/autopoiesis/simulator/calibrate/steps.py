@@ -19,6 +19,8 @@ from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.steptime import StepTime
 
 STEP_PARAMETERS: Final = ("matmul", "weights", "prefill_attention", "decode_attention", "step_overhead_s")
+TOO_FAST: Final = 0.1
+"""Share of steps beyond the roofline above which the data cannot be of this engine."""
 ENOUGH: Final = 8
 """Steps of a kind below which nothing is said about it."""
 
@@ -36,7 +38,8 @@ def fit_steps(
     """Efficiencies from sampled steps, the search starting at `efficiency` (by default the GPU's).
 
     With `parameters` exactly these are fitted or refused; without, whatever the records identify. Raises
-    `NotIdentifiableError` naming a parameter and the reason, `ValueError` for impossible records or unknown names.
+    `NotIdentifiableError` naming a parameter and the reason, `ValueError` for impossible records, unknown names, and where many
+    steps are faster than the hardware allows.
     """
     start = efficiency or gpu.efficiency
     names = tuple(parameters or STEP_PARAMETERS)
@@ -45,6 +48,7 @@ def fit_steps(
     for record in records:
         if record.duration_s <= 0 or record.prefill_tokens + record.decode_sequences < 1:
             raise ValueError(f"impossible step: {record}; it must last longer than 0 s and compute a token")
+    _check_roofline(StepTime(gpu, model, tp, start), records)
     measured = np.log([record.duration_s for record in records])
 
     def residuals(values: Mapping[str, float]) -> Vector:
@@ -55,10 +59,22 @@ def fit_steps(
     return solve(residuals, start, names, refused, required=parameters or (), seed=seed)
 
 
-def _predicted(steps: StepTime, record: StepRecord) -> float:
+def _work(record: StepRecord) -> tuple[list[tuple[int, int]], int, int, int]:
     chunks = [(record.prefill_tokens, 0)] if record.prefill_tokens else []
-    sampled = record.decode_sequences + len(chunks)
-    return steps.step(chunks, record.decode_sequences, record.kv_tokens, sampled)
+    return chunks, record.decode_sequences, record.kv_tokens, record.decode_sequences + len(chunks)
+
+
+def _predicted(steps: StepTime, record: StepRecord) -> float:
+    return steps.step(*_work(record))
+
+
+def _check_roofline(steps: StepTime, records: Sequence[StepRecord]) -> None:
+    impossible = sum(record.duration_s < 0.9 * steps.lower_bound(*_work(record)) for record in records)
+    if impossible > TOO_FAST * len(records):
+        raise ValueError(
+            f"{impossible} of {len(records)} steps are faster than {steps.tp} x {steps.gpu.name} can run {steps.model.name}: "
+            "is it another GPU, model or tp, or are prefix hits counted as computed?"
+        )
 
 
 def _unseen(steps: StepTime, records: Sequence[StepRecord]) -> dict[str, str]:
