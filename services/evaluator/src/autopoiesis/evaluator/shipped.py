@@ -23,7 +23,7 @@ def initial(name: str, kind: Kind = "dispatch") -> Arm:
         if arm.name == name:
             return arm
     raise StoreError(
-        f"evaluator.initial = {name!r} is not a shipped {kind} policy; there are {', '.join(library.names(kind))}"
+        f"evaluator.initial = {name!r} is not a shipped {kind} policy; there are {', '.join(library.names(kind, every=True))}"
     )
 
 

@@ -114,8 +114,8 @@ async def assemble(
 ) -> Router:
     """All parts of one router, not yet listening to anything. `record` takes a line for each event and its decisions."""
     own, scope = settings[RouterSettings], settings[General].scope
-    if own.policy not in library.names("dispatch"):
-        known = ", ".join(library.names("dispatch"))
+    if own.policy not in library.names("dispatch", every=True):
+        known = ", ".join(library.names("dispatch", every=True))
         raise OperatorError(f"router.policy: no shipped policy {own.policy!r}; there are {known}")
     key = settings[General].installation_key.encode()[:64]
     transport = NatsTransport(bus, await RequestStreams.start(bus, instance, stall_timeout=own.stall_s))

@@ -22,7 +22,7 @@ app = App(help="List, read, compare, verify, activate and pin policies.")
 
 T = TypeVar("T")
 SHORT = 12
-SHIPPED = {name: kind for kind in KINDS for name in library.names(kind)}
+SHIPPED = {name: kind for kind in KINDS for name in library.names(kind, every=True)}
 """Name of every shipped policy to its kind."""
 
 

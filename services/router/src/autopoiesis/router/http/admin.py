@@ -71,8 +71,8 @@ def _read(body: bytes) -> tuple[str, str]:
         raise BadRequestError('expected either {"library": NAME} or {"source": TEXT}')
     if pin.source:
         return pin.source, ""
-    if pin.library not in library.names("dispatch"):
-        known = ", ".join(library.names("dispatch"))
+    if pin.library not in library.names("dispatch", every=True):
+        known = ", ".join(library.names("dispatch", every=True))
         raise BadRequestError(
             f"no shipped policy {pin.library!r}; there are {known}", "library", "unknown_policy"
         )
