@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,9 +58,9 @@ def batch_of(message):
 
 
 async def test_messages_are_acknowledged_after_they_are_stored_and_told_once(log):
-    told = []
+    told: list[RequestRecord] = []
     ingest = Ingest(log, batch_of, on_rows=told.extend)
-    messages = [Message(1), Message(2), Message(1)]
+    messages: list[Any] = [Message(1), Message(2), Message(1)]
     for message in messages:
         await ingest.take(message)
     running = asyncio.create_task(ingest.run())
@@ -71,7 +72,9 @@ async def test_messages_are_acknowledged_after_they_are_stored_and_told_once(log
 
 async def test_a_full_disk_holds_acknowledgements_back_until_there_is_room(log, monkeypatch):
     monkeypatch.setattr(module, "RETRY_S", 0.001)
-    message, tries, append = Message(1), [], log.append
+    message: Any = Message(1)
+    tries: list[int] = []
+    append = log.append
 
     def full_twice(batches):
         tries.append(message.acked)
@@ -87,9 +90,10 @@ async def test_a_full_disk_holds_acknowledgements_back_until_there_is_room(log, 
 
 
 async def test_a_segment_that_cannot_be_closed_stays_open(log, monkeypatch):
-    closed = []
+    closed: list[Any] = []
     ingest = Ingest(log, batch_of, on_segment=closed.append)
-    await ingest.store([Message(1)])
+    message: Any = Message(1)
+    await ingest.store([message])
 
     def full():
         raise OSError(28, "No space left on device")

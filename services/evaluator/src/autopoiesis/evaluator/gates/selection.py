@@ -7,9 +7,12 @@ from autopoiesis.evaluator.replays import Blocks, FailedReplayError, Replays
 
 log = logging.getLogger(__name__)
 
+EDGE = 0.01
+"""Relative goodput by which a shipped policy must lead over all loads: near the ceiling a single request is no lead."""
+
 
 class Selection:
-    """On the open blocks it beats the incumbent, and no shipped policy is at least as good at every load and better at one.
+    """On the open blocks it beats the incumbent, and no shipped policy is at least as good at every load and clearly better.
 
     The rivals' replays are shared by all candidates of a window: seeds are per window here, and fresh only where it is
     decided.
@@ -34,7 +37,7 @@ class Selection:
         self._note_best(case, rivals)
         for arm, scores in rivals.items():
             if _dominates(scores, found.scores):
-                return f"on the open blocks {arm.name} is at least as good at every load and better at one"
+                return f"on the open blocks {arm.name} is at least as good at every load and clearly better"
         return None
 
     async def _rivals(self, case: Case, blocks: Blocks) -> dict[Arm, tuple[Score, ...]]:
@@ -62,5 +65,5 @@ def _mean(scores: tuple[Score, ...]) -> float:
 
 
 def _dominates(one: tuple[Score, ...], other: tuple[Score, ...]) -> bool:
-    pairs = [(a.goodput, b.goodput) for a, b in zip(one, other, strict=True)]
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+    never_worse = all(a.goodput >= b.goodput for a, b in zip(one, other, strict=True))
+    return never_worse and _mean(one) > (1 + EDGE) * _mean(other)
