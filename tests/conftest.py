@@ -74,9 +74,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def wait_for() -> Callable[..., Awaitable[None]]:
-    """`await wait_for(condition, timeout=10.0)`: poll until the (sync or async) condition is true; fails after `timeout` s."""
+    """`await wait_for(condition, timeout=30.0)`: poll until the (sync or async) condition is true; fails after `timeout` s."""
 
-    async def wait(condition: Condition, timeout: float = 10.0) -> None:
+    async def wait(condition: Condition, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while True:
             outcome = condition()
@@ -93,9 +93,9 @@ def wait_for() -> Callable[..., Awaitable[None]]:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """`wait_until(condition, timeout=10.0)`: as `wait_for`, for tests that are not coroutines."""
+    """`wait_until(condition, timeout=30.0)`: as `wait_for`, for tests that are not coroutines."""
 
-    def wait(condition: Condition, timeout: float = 10.0) -> None:
+    def wait(condition: Condition, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:

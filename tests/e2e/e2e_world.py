@@ -233,7 +233,14 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that still run; psutil tells a process from a later one of the same id."""
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in processes if _lives(one)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it went between the two questions
+        return False
 
 
 def revive(supervisor: Supervisor, command: Command, *, ready: Ready = "notify") -> None:
