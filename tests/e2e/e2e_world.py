@@ -231,18 +231,6 @@ def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
         process.send_signal(number)
 
 
-def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; psutil tells a process from a later one of the same id."""
-    return [one for one in processes if _lives(one)]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # it went between the two questions
-        return False
-
-
 def revive(supervisor: Supervisor, command: Command, *, ready: Ready = "notify") -> None:
     """Start again what was killed for good, and wait until it is ready."""
     supervisor.start(

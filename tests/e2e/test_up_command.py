@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from e2e_world import Probe, command, family, living, state, until
+from e2e_world import Probe, command, family, state, until
 from openai_server import OpenAIServer
+from processes import living
 
 from autopoiesis.policy import library
 

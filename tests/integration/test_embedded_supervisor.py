@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import living
 
 from autopoiesis.runtime import embedded
 from autopoiesis.runtime.embedded.child import Ready
@@ -48,17 +49,6 @@ def parent(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline() == "up\n"
         yield process
         process.kill()
-
-
-def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if lives(process)]
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # it went between the two questions
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
