@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopoiesis.evaluator import scoring
-from autopoiesis.evaluator.bootstrap import TooFewBlocksError
 from autopoiesis.evaluator.scoring import Replay
+from autopoiesis.simulator.statistics import TooFewBlocksError
 
 
 def replay(met: Any, *, load: float = 1.0, span: float = 20.0, **changes: Any) -> Replay:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from autopoiesis.contracts.messages.policy import Judgement, Proposed, Score, Verdict
-from autopoiesis.evaluator.bootstrap import Gain
+from autopoiesis.simulator.statistics import Gain
 from autopoiesis.store.models import Snapshot
 
 NO_GAIN = Gain(0.0, 0.0, 0.0, 0)

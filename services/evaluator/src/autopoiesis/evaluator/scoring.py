@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopoiesis.contracts.messages.policy import Score
-from autopoiesis.evaluator.bootstrap import MIN_BLOCKS, Counts, TooFewBlocksError
-
-LEAST_BLOCK_S = 2.0
+from autopoiesis.simulator.statistics import Counts, block_count, met_per_block
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +68,12 @@ def goodput(replays: Iterable[Replay]) -> float:
 def blocks(replays: Sequence[Replay], block_s: float) -> Counts:
     """Requests that met their SLO by block of arrival time, loads and seeds together, shape (blocks,).
 
-    Blocks are equal and at least `block_s` seconds long, shorter only where the window would have less than MIN_BLOCKS of
-    them. Raises TooFewBlocksError where they would be shorter than LEAST_BLOCK_S then.
+    Blocks are those of `block_count`. Raises TooFewBlocksError.
     """
     span = max(replay.span_s for replay in replays)
-    count = max(MIN_BLOCKS, int(span // block_s))
-    if span / count < LEAST_BLOCK_S:
-        raise TooFewBlocksError(
-            f"{span:.1f} s of scored arrivals; at least {MIN_BLOCKS * LEAST_BLOCK_S:g} s are needed for an interval"
-        )
-    total = np.zeros(count, np.int64)
-    for replay in replays:
-        number = np.clip((replay.arrival_s * count // span).astype(np.int64), 0, count - 1)
-        total += np.bincount(number, weights=replay.met, minlength=count).astype(np.int64)
+    count = block_count(span, block_s)
+    parts = [met_per_block(r.arrival_s, r.met, span_s=span, count=count) for r in replays]
+    total: Counts = np.sum(parts, axis=0)
     return total
 
 

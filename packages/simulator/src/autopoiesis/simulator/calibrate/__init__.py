@@ -3,7 +3,7 @@
 `fit_steps` takes sampled engine steps (`telemetry.step`), `fit_requests` a per-request log, which it matches by simulating the
 engine. Both are robust to outliers, keep every efficiency within the roofline, give an interval for each parameter, and leave
 at its starting value, with the reason, what the data cannot identify; a parameter that was asked for by name is then refused
-with `NotIdentifiableError`. Needs SciPy (`pip install autopoiesis-simulator[calibrate]`).
+with `NotIdentifiableError`.
 """
 
 from autopoiesis.simulator.calibrate.fitting import Fit, NotIdentifiableError, Parameter

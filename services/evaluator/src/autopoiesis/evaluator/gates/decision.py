@@ -1,9 +1,9 @@
 from autopoiesis.evaluator import scoring
-from autopoiesis.evaluator.bootstrap import TooFewBlocksError, paired_gain
 from autopoiesis.evaluator.case import Case
 from autopoiesis.evaluator.replays import Blocks, Replays
 from autopoiesis.evaluator.scoring import Replay
 from autopoiesis.evaluator.settings import EvaluatorSettings
+from autopoiesis.simulator.statistics import TooFewBlocksError, paired_gain
 from autopoiesis.store import Store
 
 

@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 RESAMPLES = 4000
 MIN_BLOCKS = 4
 """Fewer blocks say nothing about their spread."""
+LEAST_BLOCK_S = 2.0
 
 Counts = NDArray[np.int64]
 
@@ -34,6 +35,28 @@ class Gain:
 
 class TooFewBlocksError(ValueError):
     """Not enough blocks of time for an interval."""
+
+
+def block_count(span_s: float, block_s: float) -> int:
+    """How many equal blocks of at least `block_s` seconds `span_s` seconds hold.
+
+    Shorter ones only where there would be less than MIN_BLOCKS of them. Raises TooFewBlocksError where they would then be
+    shorter than LEAST_BLOCK_S.
+    """
+    count = max(MIN_BLOCKS, int(span_s // block_s))
+    if span_s / count < LEAST_BLOCK_S:
+        raise TooFewBlocksError(
+            f"{span_s:.1f} s of scored arrivals; at least {MIN_BLOCKS * LEAST_BLOCK_S:g} s are needed for an interval"
+        )
+    return count
+
+
+def met_per_block(
+    arrival_s: NDArray[np.float64], met: NDArray[np.bool_], *, span_s: float, count: int
+) -> Counts:
+    """Requests that met their SLO by block of arrival time, shape (count,). `arrival_s` is from the scored window's start."""
+    number = np.clip((arrival_s * count // span_s).astype(np.int64), 0, count - 1)
+    return np.bincount(number, weights=met, minlength=count).astype(np.int64)
 
 
 def paired_gain(

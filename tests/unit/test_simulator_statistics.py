@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from autopoiesis.evaluator.bootstrap import TooFewBlocksError, paired_gain
+from autopoiesis.simulator.statistics import TooFewBlocksError, paired_gain
 
 counts = arrays.arrays(np.int64, st.shared(st.integers(4, 20), key="n"), elements=st.integers(0, 200))
 
