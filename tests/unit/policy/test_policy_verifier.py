@@ -162,5 +162,5 @@ def test_no_readable_name_leads_from_a_value_of_the_language_to_the_interpreter(
         1j,
     )
     shared = {name for value in values for name in dir(value) if name in grammar.READABLE}
-    assert shared == {"index", "count", "values", "step"}
+    assert shared == {"index", "count", "step"}
     assert not any(name.startswith("_") for name in grammar.READABLE | grammar.CALLABLE)

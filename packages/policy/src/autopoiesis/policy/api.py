@@ -246,7 +246,11 @@ RouteDecision = Assign | _Verdict
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """One entry of a plan: `count` replicas of `model` on `gpu` with tensor parallelism `tp`."""
+    """One entry of a plan: `count` replicas of `model` (its index) on `gpu` (a type's label) with tensor parallelism `tp`.
+
+    `batch` is the most requests each serves at once, 0 for what the demand asks of it; `share` the part of the model's work
+    that the entry takes, 0 for its fair one.
+    """
 
     model: int
     gpu: str
@@ -263,6 +267,8 @@ class ModelDemand:
     __slots__ = (
         "arrival_rate",
         "concurrency",
+        "dtype_bytes",
+        "head_dim",
         "heads",
         "hidden",
         "index",
@@ -274,6 +280,7 @@ class ModelDemand:
         "name",
         "output_tokens",
         "prompt_tokens",
+        "vocab",
         "weight_bytes",
     )
 
@@ -286,10 +293,13 @@ class ModelDemand:
         self.intermediate = 0  # MLP intermediate size
         self.heads = 0  # attention heads
         self.kv_heads = 0  # key-value heads
-        self.concurrency = 0  # requests to serve at once (the paper's lambda)
-        self.arrival_rate = 0.0  # requests per s
-        self.prompt_tokens = 0  # mean prompt length
-        self.output_tokens = 0  # mean output length
+        self.head_dim = 0  # width of one head
+        self.vocab = 0  # size of the vocabulary
+        self.dtype_bytes = 2  # bytes of one activation or cached value
+        self.concurrency = 0  # requests to serve at once: waiting and running (the paper's lambda)
+        self.arrival_rate = 0.0  # requests per s, 0 where the load is given as a batch
+        self.prompt_tokens = 0  # mean prompt length of that load
+        self.output_tokens = 0  # mean output length of that load
         self.min_replicas = 0  # operator's bound
         self.max_replicas = 0  # operator's bound, 0 if none
 
@@ -338,8 +348,10 @@ class PlanContext:
         self.models: tuple[ModelDemand, ...] = ()  # demand now
         self.gpus: tuple[GpuPool, ...] = ()  # capacity now
         self.plan: tuple[Replicas, ...] | None = None  # the deployed plan, None at cold start
-        self.last: PlanContext | None = None  # observation at the last reschedule
-        self.history: tuple[PlanContext, ...] = ()  # earlier observations, oldest first, bounded
+        self.last: PlanContext | None = None  # observation at the last reschedule, None before the first
+        self.history: tuple[
+            PlanContext, ...
+        ] = ()  # earlier steps, oldest first, at most 32; their `last` is None and their `history` empty
         self.toolkit: object = None  # cost model, MILP builder, seeded random numbers
 
 
