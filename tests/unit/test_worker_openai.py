@@ -3,13 +3,14 @@
 import msgspec
 import pytest
 
-from autopoiesis.worker.engines import openai
+from autopoiesis.runtime.servers import protocol
 from autopoiesis.worker.engines.base import Piece
 from autopoiesis.worker.engines.body import BodyError, prompt_tokens, read
+from autopoiesis.worker.engines.openai import pieces
 
 
 def test_the_body_goes_on_untouched_but_for_ours() -> None:
-    sent = openai.upstream_body(
+    sent = protocol.upstream_body(
         b'{"model":"m","temperature":0.70,"simulate":{"output_tokens":3},"stream_options":{"x":1}}',
         stream=True,
     )
@@ -19,9 +20,9 @@ def test_the_body_goes_on_untouched_but_for_ours() -> None:
         "stream_options": {"x": 1, "include_usage": True},
     }
     assert b"0.70" in sent
-    assert b"stream_options" not in openai.upstream_body(b'{"model":"m"}', stream=False)
-    with pytest.raises(openai.ServerError, match="not a JSON object"):
-        openai.upstream_body(b"[]", stream=True)
+    assert b"stream_options" not in protocol.upstream_body(b'{"model":"m"}', stream=False)
+    with pytest.raises(protocol.ServerError, match="not a JSON object"):
+        protocol.upstream_body(b"[]", stream=True)
 
 
 @pytest.mark.parametrize(
@@ -36,13 +37,13 @@ def test_the_body_goes_on_untouched_but_for_ours() -> None:
     ],
 )
 def test_text_of_an_event(choice: object, piece: Piece | None) -> None:
-    event = openai.read_event(msgspec.json.encode({"choices": [choice]}))
-    assert openai.pieces(event) == ([piece] if piece else [])
+    event = protocol.read_event(msgspec.json.encode({"choices": [choice]}))
+    assert pieces(event) == ([piece] if piece else [])
 
 
 def test_what_text_cannot_say_goes_on_as_a_delta() -> None:
-    event = openai.read_event(b'{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}')
-    (piece,) = openai.pieces(event)
+    event = protocol.read_event(b'{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}')
+    (piece,) = pieces(event)
     assert piece.delta is not None
     assert bytes(piece.delta) == b'{"tool_calls":[{"index":0}]}'
 
@@ -59,16 +60,16 @@ def test_what_text_cannot_say_goes_on_as_a_delta() -> None:
     ],
 )
 def test_error_answers_become_ours(status: int, body: bytes, code: str, message: str) -> None:
-    with pytest.raises(openai.ServerError, match=message) as caught:
-        raise openai.failure(status, body)
+    with pytest.raises(protocol.ServerError, match=message) as caught:
+        raise protocol.failure(status, body)
     assert caught.value.code == code
     if b"param" in body:
         assert caught.value.param == "n"
 
 
 def test_an_unknown_finish_reason_is_a_stop() -> None:
-    event = openai.read_event(b'{"choices":[{"finish_reason":"insufficient_system_resource"}]}')
-    assert openai.finish_reason(event) == "stop"
+    event = protocol.read_event(b'{"choices":[{"finish_reason":"insufficient_system_resource"}]}')
+    assert protocol.finish_reason(event) == "stop"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import Final
@@ -14,10 +13,11 @@ import msgspec
 from autopoiesis.contracts.messages.fleet import ReplicaState
 from autopoiesis.contracts.messages.infer import FailureCode, FinishReason, Generate
 from autopoiesis.contracts.messages.telemetry import StepRecord
-from autopoiesis.worker.engines import openai
+from autopoiesis.runtime.servers import protocol
+from autopoiesis.runtime.servers.estimate import StepEstimator
+from autopoiesis.runtime.servers.metrics import ServerLoad, parse
 from autopoiesis.worker.engines.base import Broken, Ended, EngineStartError, EngineStats
-from autopoiesis.worker.engines.estimate import StepEstimator
-from autopoiesis.worker.engines.metrics import ServerLoad, parse
+from autopoiesis.worker.engines.openai import pieces
 from autopoiesis.worker.engines.outputs import Outputs
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,6 @@ PROBE_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
 FAILED_PROBES: Final = 2
 """In a row, until the replica is called failed."""
-
-_PATHS: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-
-
-class _Models(msgspec.Struct):
-    class Model(msgspec.Struct):
-        id: str
-
-    data: list[Model] = []
 
 
 class _Request:
@@ -127,7 +118,7 @@ class AttachedEngine:
     async def _run(self, held: _Request) -> None:
         try:
             await (self._stream(held) if held.request.stream else self._whole(held))
-        except openai.ServerError as error:
+        except protocol.ServerError as error:
             held.outputs.end(
                 Broken(code=error.code, message=str(error), param=error.param, output_tokens=held.produced)
             )
@@ -151,41 +142,41 @@ class AttachedEngine:
     async def _stream(self, held: _Request) -> None:
         request = held.request
         reason = usage = None
-        body = openai.upstream_body(bytes(request.body), stream=True)
+        body = protocol.upstream_body(bytes(request.body), stream=True)
         async with self._http.stream(
-            "POST", _PATHS[request.endpoint], content=body, headers=_JSON
+            "POST", protocol.PATHS[request.endpoint], content=body, headers=_JSON
         ) as response:
             if response.status_code != 200:
-                raise openai.failure(response.status_code, await response.aread())
+                raise protocol.failure(response.status_code, await response.aread())
             async for line in response.aiter_lines():
                 if not line.startswith("data:"):
                     continue
                 data = line[5:].strip()
-                if data == openai.DONE:
+                if data == protocol.DONE:
                     break
-                event = openai.read_event(data)
-                for piece in openai.pieces(event):
+                event = protocol.read_event(data)
+                for piece in pieces(event):
                     self._note_token(held)
                     held.outputs.push(piece)
-                reason = openai.finish_reason(event) or reason
+                reason = protocol.finish_reason(event) or reason
                 usage = event.usage or usage
         if reason is None:
-            raise openai.ServerError(
+            raise protocol.ServerError(
                 "unavailable", f"{self.url} ended the stream before its end was announced"
             )
         self._end(held, reason, usage)
 
     async def _whole(self, held: _Request) -> None:
         request = held.request
-        body = openai.upstream_body(bytes(request.body), stream=False)
-        response = await self._http.post(_PATHS[request.endpoint], content=body, headers=_JSON)
+        body = protocol.upstream_body(bytes(request.body), stream=False)
+        response = await self._http.post(protocol.PATHS[request.endpoint], content=body, headers=_JSON)
         if response.status_code != 200:
-            raise openai.failure(response.status_code, response.content)
-        event = openai.read_event(response.content)
-        usage = event.usage or openai.Usage()
+            raise protocol.failure(response.status_code, response.content)
+        event = protocol.read_event(response.content)
+        usage = event.usage or protocol.Usage()
         held.outputs.end(
             Ended(
-                finish_reason=openai.finish_reason(event) or "stop",
+                finish_reason=protocol.finish_reason(event) or "stop",
                 prompt_tokens=usage.prompt_tokens,
                 output_tokens=usage.completion_tokens,
                 cached_tokens=usage.cached_tokens,
@@ -200,8 +191,8 @@ class AttachedEngine:
             held.first_at = held.last_at
             held.kv_tokens = self._own_kv_tokens()
 
-    def _end(self, held: _Request, reason: FinishReason, usage: openai.Usage | None) -> None:
-        usage = usage or openai.Usage(
+    def _end(self, held: _Request, reason: FinishReason, usage: protocol.Usage | None) -> None:
+        usage = usage or protocol.Usage(
             prompt_tokens=held.request.prompt_tokens, completion_tokens=held.produced
         )
         first_token_s = held.first_at - held.began if held.first_at is not None else 0.0
@@ -217,7 +208,7 @@ class AttachedEngine:
             )
         )
 
-    def _learn(self, held: _Request, first_at: float, usage: openai.Usage) -> None:
+    def _learn(self, held: _Request, first_at: float, usage: protocol.Usage) -> None:
         sequences = max(1, sum(other.first_at is not None for other in self._requests.values()))
         prefill = max(1, usage.prompt_tokens - usage.cached_tokens)
         self._estimator.first(
@@ -321,10 +312,9 @@ class AttachedEngine:
         response = await self._http.get("/v1/models")
         if response.status_code != 200:
             return
-        with contextlib.suppress(msgspec.MsgspecError):
-            served = [found.id for found in msgspec.json.decode(response.content, type=_Models).data]
-            if served and self.model not in served:
-                self.model = served[0]
+        served = protocol.served_models(response.content)
+        if served and self.model not in served:
+            self.model = served[0]
 
     async def _scrape(self) -> None:
         response = await self._http.get("/metrics")

@@ -1,100 +1,15 @@
-"""The OpenAI protocol, seen from a client that passes answers on: request bodies, stream events, errors."""
+"""What an OpenAI-compatible server's stream adds to an answer, in the worker's words."""
 
 from __future__ import annotations
 
-from typing import Any, Final, cast, get_args
+from typing import Final
 
 import msgspec
 
-from autopoiesis.contracts.messages.infer import FailureCode, FinishReason
+from autopoiesis.runtime.servers.protocol import Event
 from autopoiesis.worker.engines.base import Piece
 
-DONE: Final = "[DONE]"
-
 _PLAIN_DELTA: Final = frozenset({"role", "content"})
-
-
-class ServerError(Exception):
-    """The server refused or failed the request; `code` is ours, the message its own words."""
-
-    def __init__(self, code: FailureCode, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.param = param
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-    @property
-    def cached_tokens(self) -> int:
-        return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: dict[str, Any] | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class Event(msgspec.Struct):
-    """A chunk of a stream, or a whole answer."""
-
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: Any = None
-
-
-class _ErrorDetail(msgspec.Struct):
-    message: str = ""
-    param: str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _ErrorDetail | str | None = None
-    message: str = ""
-    """Where the server puts it beside, not inside, `error`."""
-
-
-_events = msgspec.json.Decoder(Event)
-_error_bodies = msgspec.json.Decoder(_ErrorBody)
-_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def upstream_body(body: bytes, *, stream: bool) -> bytes:
-    """The client's body as the server shall have it: ours removed, token counts asked for. Raises `ServerError`."""
-    try:
-        fields = _objects.decode(body)
-    except msgspec.MsgspecError as error:
-        raise ServerError("invalid_request", f"the body is not a JSON object: {error}") from error
-    fields.pop("simulate", None)
-    if stream:
-        options = _object_or_none(fields.get("stream_options"))
-        fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**options, "include_usage": True}))
-    return msgspec.json.encode(fields)
-
-
-def _object_or_none(raw: msgspec.Raw | None) -> dict[str, Any]:
-    value = msgspec.json.decode(raw) if raw is not None else None
-    return value if isinstance(value, dict) else {}
-
-
-def read_event(data: str | bytes) -> Event:
-    """Raises `ServerError` where it is not an OpenAI answer, or is an error."""
-    try:
-        event = _events.decode(data)
-    except msgspec.MsgspecError as error:
-        raise ServerError("internal", f"the server's answer is not OpenAI JSON: {error}") from error
-    if event.error is not None:
-        raise failure(500, data if isinstance(data, bytes) else data.encode())
-    return event
 
 
 def pieces(event: Event) -> list[Piece]:
@@ -110,38 +25,3 @@ def pieces(event: Event) -> list[Piece]:
             elif "content" in said:
                 found.append(Piece(str(said["content"]), 1, choice.index))
     return found
-
-
-def finish_reason(event: Event) -> FinishReason | None:
-    for choice in event.choices:
-        if choice.finish_reason:
-            known = choice.finish_reason in get_args(FinishReason)
-            return cast("FinishReason", choice.finish_reason) if known else "stop"
-    return None
-
-
-def failure(status: int, body: bytes) -> ServerError:
-    """What an error answer means for the router."""
-    message, param = f"HTTP {status}", None
-    try:
-        said = _error_bodies.decode(body)
-        if isinstance(said.error, _ErrorDetail):
-            message, param = said.error.message or said.message or message, said.error.param
-        else:
-            message = said.error or said.message or message
-    except msgspec.MsgspecError:
-        if body:
-            message = f"HTTP {status}: {body[:200].decode(errors='replace')}"
-    if status in {401, 403}:
-        message += " (worker.attach_key is missing or wrong)"
-    return ServerError(_code(status), message, param)
-
-
-def _code(status: int) -> FailureCode:
-    if status in {401, 403}:
-        return "unavailable"
-    if status == 429:
-        return "overloaded"
-    if status in {502, 503, 504}:
-        return "unavailable"
-    return "invalid_request" if 400 <= status < 500 else "internal"

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from autopoiesis.worker.engines.estimate import ENOUGH_FIRSTS, ENOUGH_PAUSES, StepEstimator
-from autopoiesis.worker.engines.metrics import ServerLoad, parse
+from autopoiesis.runtime.servers.estimate import ENOUGH_FIRSTS, ENOUGH_PAUSES, StepEstimator
+from autopoiesis.runtime.servers.metrics import ServerLoad, parse
 
 VLLM = """
 # HELP vllm:num_requests_running Number of requests in model execution batches.

@@ -1,0 +1,1 @@
+"""What router and worker know alike of OpenAI-compatible inference servers: their protocol, their metrics, their pace."""
