@@ -31,7 +31,7 @@ GOLDEN = {
         (
             b'{"request_id":"r-1","router":"router-0","nth":7,"model":"Qwen/Qwen3-8B","endpoint":"chat","body":{"messages":[]},'
             b'"stream":true,"prompt_tokens":12,"max_tokens":64,"priority":0,"deadline_s":30.0,"block_hashes":[1,2],'
-            b'"resume_token_ids":[]}'
+            b'"resume_token_ids":[],"path":""}'
         ),
     ),
     infer.Chunk: (
@@ -49,7 +49,7 @@ GOLDEN = {
     ),
     infer.Failed: (
         infer.Failed(seq=3, code="invalid_request", message="too long", param="messages"),
-        b'{"type":"failed","seq":3,"code":"invalid_request","message":"too long","param":"messages","output_tokens":0}',
+        b'{"type":"failed","seq":3,"code":"invalid_request","message":"too long","param":"messages","output_tokens":0,"status":0}',
     ),
     fleet.DesiredState: (
         fleet.DesiredState(

@@ -59,6 +59,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """Prompt tokens looked up in the prefix cache since start."""
     prefix_hits: int = 0
     """Prompt tokens found there."""
+    evictions: int = 0
+    """Prompt blocks (of `Generate.block_hashes`) that left the prefix cache since start."""
+    evicted: tuple[int, ...] = ()
+    """The last of them, oldest first; heartbeats repeat them for about a second, because some are lost."""
     received: dict[str, int] = {}
     """Per router: the highest `Generate.nth` received, so that the router knows which sends these figures include."""
     lease_epoch: int = 0

@@ -9,7 +9,11 @@ if TYPE_CHECKING:
 else:
     MaybeRaw = msgspec.Raw  # msgspec reads Raw in no union; what is left out on the wire stays None
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal[
+    "chat",
+    "completions",
+    "passthrough",  # any other endpoint of the engine, named by `Generate.path`: its answer goes back as it came
+]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 FailureCode = Literal[
     "invalid_request",  # the engine refused the request; `param` names the field
@@ -44,6 +48,8 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Rolling hashes of the prompt's blocks, keyed per installation."""
     resume_token_ids: tuple[int, ...] = ()
     """Tokens that the client already has, when another replica failed mid-stream."""
+    path: str = ""
+    """HTTP path at the engine, of requests that are passed through."""
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -63,7 +69,11 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="chunk", om
     index: int = 0
     """Choice index."""
     delta: MaybeRaw = None
-    """OpenAI delta object, where text alone does not say it (tools, log-probabilities)."""
+    """OpenAI delta object, where text alone does not say it (tools)."""
+    choice: MaybeRaw = None
+    """OpenAI's whole choice object, where text and delta do not say it (log-probabilities, an engine's extras)."""
+    finish_reason: FinishReason | None = None
+    """This choice ended so; needed only where choices end differently. `choice`, if there is one, says the same."""
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finished", omit_defaults=True):
@@ -79,6 +89,10 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finishe
     """Seconds from receipt at the worker to the first token."""
     body: MaybeRaw = None
     """The engine's own complete answer, for engines that speak OpenAI."""
+    content: bytes = b""
+    """The engine's own complete answer where it is not JSON."""
+    content_type: str = ""
+    """Of `content`."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="failed"):
@@ -89,6 +103,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="failed"):
     message: str
     param: str | None = None
     output_tokens: int = 0
+    status: int = 0
+    """The engine's HTTP status where it gave one that says more than `code`."""
 
 
 Reply = Chunk | Finished | Failed
