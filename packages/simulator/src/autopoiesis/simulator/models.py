@@ -100,6 +100,12 @@ MODELS: Final[dict[str, ModelShape]] = {
         ModelShape("Mistral-7B", 32, 4096, 14336, 32, 8, 128, 32_768, max_context=32_768),
         ModelShape("Llama-3.1-8B", 32, 4096, 14336, 32, 8, 128, 128_256),
         ModelShape("Llama-3.1-70B", 80, 8192, 28672, 64, 8, 128, 128_256),
+        ModelShape(
+            "Qwen2.5-1.5B", 28, 1536, 8960, 12, 2, 128, 151_936, tied_embeddings=True, max_context=32_768
+        ),
+        ModelShape(
+            "Qwen2.5-3B", 36, 2048, 11008, 16, 2, 128, 151_936, tied_embeddings=True, max_context=32_768
+        ),
         ModelShape("Qwen2.5-7B", 28, 3584, 18944, 28, 4, 128, 152_064, max_context=32_768),
         ModelShape("Qwen2.5-14B", 48, 5120, 13824, 40, 8, 128, 152_064, max_context=32_768),
         ModelShape("Qwen2.5-32B", 64, 5120, 27648, 40, 8, 128, 152_064, max_context=32_768),
