@@ -8,7 +8,7 @@ from itertools import count
 import msgspec
 
 from autopoiesis.contracts.messages.infer import Endpoint
-from autopoiesis.router import intake
+from autopoiesis.router import intake, passthrough
 from autopoiesis.router.errors import BadRequestError, UnavailableError, UnknownModelError
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import Flight
@@ -43,11 +43,17 @@ class Admission:
         self.draining = False
         """Set when the process stops: nothing is admitted any more."""
 
-    def admit(self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Flight:
-        """Raises ApiError with what to answer."""
+    def admit(
+        self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], body: bytes, path: str = ""
+    ) -> Flight:
+        """`path` names the endpoint where it is passed through. Raises ApiError with what to answer."""
         if self.draining:
             raise UnavailableError("this router is shutting down", "shutting_down")
-        read = intake.read(endpoint, body)
+        if endpoint == "passthrough":
+            read = passthrough.read(path, body)
+            read.model = read.model or self._only_model()
+        else:
+            read = intake.read(endpoint, body)
         self._check_model(read.model)
         if read.n > self._settings.max_choices:
             most = self._settings.max_choices
@@ -74,7 +80,19 @@ class Admission:
             raise UnavailableError("no replica has reported yet", "no_replica")
         raise UnknownModelError(model, self.models)
 
+    def _only_model(self) -> str:
+        """What a request means that names no model."""
+        models = self.models
+        if len(models) > 1:
+            known = ", ".join(models)
+            raise BadRequestError(
+                f"missing required parameter: model; served: {known}", "model", "missing_required_parameter"
+            )
+        return models[0] if models else ""
+
     def _max_tokens(self, read: Intake) -> int:
+        if not read.generates:
+            return 1
         configured = self._settings.models.get(read.model)
         context = configured.context_tokens if configured else None
         longest = context or self._fleet.models.get(read.model) or 0

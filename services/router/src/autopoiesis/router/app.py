@@ -147,7 +147,7 @@ async def assemble(
     status = Status(dispatcher, serving, policies, admission, shipper, telemetry)
     metrics.show(status.gauges)
     operator = admin.create(status, policies, own.admin_token)
-    app = api.create(status, Completions(serving, admission, metrics.invalid), operator)
+    app = api.create(status, Completions(serving, admission, metrics.invalid), operator, own.passthrough)
     return Router(serving, policies, admission, shipper, faults, transport, app)
 
 

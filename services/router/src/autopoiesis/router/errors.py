@@ -95,6 +95,7 @@ _FAILED: Final[dict[FailureCode, tuple[HTTPStatus, str]]] = {
     "internal": (HTTPStatus.BAD_GATEWAY, "server_error"),
 }
 
+_STATUSES: Final = frozenset(int(status) for status in HTTPStatus)
 _TRY_AGAIN: Final = frozenset(
     {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 )
@@ -108,8 +109,10 @@ def refused(refuse: Refuse) -> ApiError:
     )
 
 
-def failed(code: FailureCode, message: str, param: str | None = None) -> ApiError:
-    """The answer to a request that an engine ended with `code`."""
+def failed(code: FailureCode, message: str, param: str | None = None, engine_status: int = 0) -> ApiError:
+    """The answer to a request that an engine ended with `code`; its own 4xx status says more than ours for `invalid_request`."""
     status, kind = _FAILED[code]
+    if code == "invalid_request" and 400 <= engine_status < 500:
+        status = HTTPStatus(engine_status) if engine_status in _STATUSES else status
     retry_after_s = 1.0 if status in _TRY_AGAIN else None
     return ApiError(status, message, type=kind, param=param, code=code, retry_after_s=retry_after_s)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
@@ -19,7 +19,8 @@ COMPLETIONS_MAX_TOKENS: Final = 16
 """What OpenAI's text completions assume where `max_tokens` is absent."""
 
 _ABSENT: Final = msgspec.Raw()
-_Count = Annotated[int, msgspec.Meta(ge=1)]
+Limit = Annotated[int, msgspec.Meta(ge=1)]
+"""A number of tokens or choices that a client asks for."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -41,13 +42,13 @@ class _Common(msgspec.Struct):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: _Count | None = None
-    n: _Count | None = None
+    max_tokens: Limit | None = None
+    n: Limit | None = None
 
 
 class _Chat(_Common, kw_only=True):
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
-    max_completion_tokens: _Count | None = None
+    max_completion_tokens: Limit | None = None
     tools: msgspec.Raw = _ABSENT
 
 
@@ -73,8 +74,23 @@ class Intake:
     prompt_bytes: int
     """Of the text alone."""
     modality: int = 0
+    path: str = ""
+    """HTTP path at the engine, of what is passed through."""
+    generates: bool = True
+    """Its answer is made of tokens, one after the other."""
+
+    @property
+    def operation(self) -> str:
+        """OpenTelemetry's name of the operation; one for all that is passed through, for paths are the client's to choose."""
+        return "text_completion" if self.endpoint == "completions" else self.endpoint
+
+    @property
+    def route(self) -> str:
+        return _ROUTES.get(self.endpoint, "/{path}")
 
 
+T = TypeVar("T")
+_ROUTES: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 _chat = msgspec.json.Decoder(_Chat)
 _completions = msgspec.json.Decoder(_Completions)
 _part = msgspec.json.Decoder(_Part)
@@ -84,9 +100,16 @@ _MISSING: Final = re.compile(r"missing required field `(\w+)`")
 
 
 def read(endpoint: Endpoint, body: bytes) -> Intake:
-    """Decode and check `body`. Raises BadRequestError naming the field."""
+    """Decode and check the `body` of a chat or a text completion. Raises BadRequestError naming the field."""
+    if endpoint == "chat":
+        return _read_chat(decode(_chat, body))
+    return _read_text(decode(_completions, body))
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Raises BadRequestError naming the field that is wrong."""
     try:
-        return _read_chat(_chat.decode(body)) if endpoint == "chat" else _read_text(_completions.decode(body))
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

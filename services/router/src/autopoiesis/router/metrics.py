@@ -25,7 +25,6 @@ _PACE: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1
 _DECISION: Final = tuple(5e-6 * 2**n for n in range(14))
 _FUEL: Final = tuple(float(2**n) for n in range(4, 20, 2))
 _LABELS: Final = ("gen_ai_operation_name", "gen_ai_request_model", "slo_class")
-_OPERATION: Final = {"chat": "chat", "completions": "text_completion"}
 
 
 class State(NamedTuple):
@@ -119,7 +118,7 @@ class Metrics:
     def ended(self, flight: Flight, now: float) -> None:
         assert flight.outcome is not None, "only an ended flight is counted"
         intake = flight.intake
-        labels = (_OPERATION[intake.endpoint], intake.model, flight.identity.klass)
+        labels = (intake.operation, intake.model, flight.identity.klass)
         series = self._series.get((*labels, flight.outcome)) or self._make_series(labels, flight.outcome)
         series.requests.inc()
         series.e2e.observe(now - flight.arrival)

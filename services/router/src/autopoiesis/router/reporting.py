@@ -48,7 +48,8 @@ class Reporting:
     def ended(self, flight: Flight, now: float) -> None:
         self._tracing.ended(flight)
         self._metrics.ended(flight, now)
-        self._shipper.add(record(flight, now, scope=self._scope, gpu=self._fleet.gpu(flight.replica)))
+        if flight.intake.generates:
+            self._shipper.add(record(flight, now, scope=self._scope, gpu=self._fleet.gpu(flight.replica)))
 
     def fault(self, fault: ev.Fault) -> None:
         self._metrics.fault(fault)

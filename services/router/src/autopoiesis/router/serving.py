@@ -160,7 +160,7 @@ class Serving:
         now = self._clock()
         self.fleet.heard(flight.replica, now)
         if isinstance(reply, Chunk):
-            if reply.tokens or reply.text or reply.delta is not None:
+            if reply.tokens or reply.text or reply.delta is not None or reply.choice is not None:
                 self._tokens(flight, reply, now)
         elif isinstance(reply, Finished):
             self._finished(flight, reply, now)
@@ -282,6 +282,7 @@ class Serving:
             priority=send.priority,
             deadline_s=max(0.0, flight.deadline - now),
             block_hashes=flight.block_hashes,
+            path=flight.intake.path,
         )
 
     def _refuse(self, refuse: ev.Refuse, now: float) -> None:
@@ -340,7 +341,7 @@ class Serving:
             return
         flight.output_tokens = max(flight.output_tokens, failed.output_tokens)
         outcome: Outcome = "expired" if failed.code == "deadline" else "failed"
-        self._answer(flight, errors.failed(failed.code, failed.message, failed.param), outcome)
+        self._answer(flight, errors.failed(failed.code, failed.message, failed.param, failed.status), outcome)
         self._feed_ended(flight, failed.code)
 
     def _give_up(self, flight: Flight, error: ApiError) -> None:

@@ -35,6 +35,17 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
     default_max_tokens: _Count = 4096
     """Assumed for chat requests without a limit, where `models` says nothing."""
+    passthrough: tuple[str, ...] = (
+        "/v1/",
+        "/v2/",
+        "/tokenize",
+        "/detokenize",
+        "/score",
+        "/rerank",
+        "/pooling",
+        "/classify",
+    )
+    """Prefixes of further paths whose POST requests go to an engine as they are; empty passes none."""
     max_choices: _Count = 16
     """Largest `n` of one request."""
     max_body_bytes: _Count = 4 << 20

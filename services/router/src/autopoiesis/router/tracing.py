@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from autopoiesis.dispatch.events import Send
 from autopoiesis.router.flight import Flight
 from autopoiesis.router.records import first_token_s
-
-_OPERATION: Final = {"chat": "chat", "completions": "text_completion"}
-_ROUTE: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 
 class Tracing:
@@ -25,14 +20,14 @@ class Tracing:
         """Open the SERVER span, under the client's own trace if it sent one."""
         context = propagate.extract(flight.identity.trace) if flight.identity.trace else None
         intake = flight.intake
-        route = _ROUTE[intake.endpoint]
+        route = intake.route
         span = self._tracer.start_span(f"POST {route}", context=context, kind=SpanKind.SERVER)
         if span.is_recording():
             span.set_attributes(
                 {
                     "http.request.method": "POST",
                     "http.route": route,
-                    "gen_ai.operation.name": _OPERATION[intake.endpoint],
+                    "gen_ai.operation.name": intake.operation,
                     "gen_ai.provider.name": "autopoiesis",
                     "gen_ai.request.model": intake.model,
                     "gen_ai.request.max_tokens": flight.max_tokens,
@@ -49,7 +44,7 @@ class Tracing:
         if flight.span is None or not flight.span.get_span_context().is_valid:
             return {}
         parent = trace.set_span_in_context(flight.span)
-        name = f"{_OPERATION[flight.intake.endpoint]} {flight.intake.model}"
+        name = f"{flight.intake.operation} {flight.intake.model}"
         span = self._tracer.start_span(name, context=parent, kind=SpanKind.CLIENT)
         if span.is_recording():
             span.set_attributes(

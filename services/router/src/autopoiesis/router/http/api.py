@@ -1,4 +1,4 @@
-"""The HTTP application: FastAPI for everything but completions.
+"""The HTTP application: FastAPI for everything that goes to no engine.
 
 Every endpoint is a coroutine, for plain functions run in threads and the dispatcher belongs to the event loop.
 """
@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from autopoiesis.router import passthrough
 from autopoiesis.router.errors import ApiError, UnknownModelError
 from autopoiesis.router.http import completions
 from autopoiesis.router.http.completions import Completions, Receive, Scope, Send
@@ -30,9 +31,9 @@ class Probe(Protocol):
         """Prometheus text."""
 
 
-def create(probe: Probe, hot: Completions, admin: APIRouter) -> Application:
-    """The application; `hot` answers completions before FastAPI sees them."""
-    app = Application(hot)
+def create(probe: Probe, hot: Completions, admin: APIRouter, paths: tuple[str, ...] = ()) -> Application:
+    """The application; `hot` answers completions, and whatever begins like one of `paths`, before FastAPI sees them."""
+    app = Application(hot, paths)
     started = int(time.time())
 
     @app.get("/health")
@@ -68,15 +69,19 @@ def create(probe: Probe, hot: Completions, admin: APIRouter) -> Application:
 
 
 class Application(FastAPI):
-    def __init__(self, hot: Completions) -> None:
+    def __init__(self, hot: Completions, paths: tuple[str, ...]) -> None:
         super().__init__(title="Autopoiesis router", docs_url=None, redoc_url=None, openapi_url=None)
         self._hot = hot
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] in completions.PATHS:
+        if scope["type"] == "http" and (scope["path"] in completions.PATHS or self._passes(scope)):
             await self._hot(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def _passes(self, scope: Scope) -> bool:
+        return scope["method"] == "POST" and passthrough.passes(scope["path"], self._paths)
 
 
 def _api_error(request: Request, error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""The hot path: chat and text completions as raw ASGI, without FastAPI's routing and models."""
+"""The hot path: chat, text completions and what is passed through, as raw ASGI without FastAPI's routing and models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Disconnected(Exception):  # noqa: N818 - not an error: the client left be
 
 
 class Completions:
-    """One ASGI application for both endpoints. `invalid` is told the status of whatever never became a request."""
+    """One ASGI application for all that goes to engines. `invalid` is told the status of whatever never became a request."""
 
     def __init__(self, serving: Serving, admission: Admission, invalid: Callable[[int], None]) -> None:
         self._serving = serving
@@ -49,7 +49,8 @@ class Completions:
                     405, f"{scope['path']} takes POST, not {scope['method']}", code="method_not_allowed"
                 )
             body = await self._read(scope, receive)
-            flight = self._admission.admit(PATHS[scope["path"]], scope["headers"], body)
+            path = scope["path"]
+            flight = self._admission.admit(PATHS.get(path, "passthrough"), scope["headers"], body, path)
         except _Disconnected:
             return
         except ApiError as error:
@@ -100,7 +101,12 @@ class Completions:
                 return
             if isinstance(item, Finished):
                 answer = self._answer(flight).whole(item)
-                headers = [_JSON, (b"content-length", b"%d" % len(answer)), *_explain(flight)]
+                kind = item.content_type.encode("latin-1", "replace")
+                headers = [
+                    (b"content-type", kind) if kind else _JSON,
+                    (b"content-length", b"%d" % len(answer)),
+                    *_explain(flight),
+                ]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": answer})
                 return
@@ -125,15 +131,17 @@ class Completions:
             if not more:
                 return
 
-    def _encode(self, answer: sse.Answer, item: Item, flight: Flight) -> bytes:
+    def _encode(self, answer: sse.Answer | sse.Verbatim, item: Item, flight: Flight) -> bytes:
         if isinstance(item, Chunk):
             return answer.chunk(item)
         if isinstance(item, Finished):
             return answer.finish(item, include_usage=flight.intake.include_usage)
-        return sse.error(item) if isinstance(item, ApiError) else sse.PING
+        return answer.error(item) if isinstance(item, ApiError) else sse.PING
 
-    def _answer(self, flight: Flight) -> sse.Answer:
+    def _answer(self, flight: Flight) -> sse.Answer | sse.Verbatim:
         intake = flight.intake
+        if intake.endpoint == "passthrough":
+            return sse.Verbatim(intake.path)
         return sse.Answer(
             intake.endpoint,
             flight.request_id,

@@ -1,0 +1,103 @@
+"""Requests to endpoints that the router does not speak: which model, streamed or not, and where the prompt is.
+
+Everything else, the path included, is the engine's to check.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from autopoiesis.router.intake import Intake, Limit, decode
+from autopoiesis.router.prompts import digest
+
+GENERATING: Final = frozenset({"/v1/responses", "/v1/messages"})
+"""Paths whose requests make tokens: they get a limit and are recorded like chats."""
+
+_LOCAL: Final = frozenset({"/v1/models", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""What this router answers itself, and what would change one replica alone."""
+
+_SAFE: Final = re.compile(r"(?:/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)+")
+_ABSENT: Final = msgspec.Raw()
+_TEXT: Final = frozenset({"text", "input_text", "output_text"})
+_IMAGE: Final = frozenset({"image", "image_url", "input_image"})
+
+
+class _Body(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    stream: bool | None = None
+    max_tokens: Limit | None = None
+    max_output_tokens: Limit | None = None
+    tools: msgspec.Raw = _ABSENT
+    system: msgspec.Raw = _ABSENT
+    instructions: msgspec.Raw = _ABSENT
+    messages: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = _ABSENT
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def passes(path: str, prefixes: Iterable[str]) -> bool:
+    """Whether requests to `path` may reach an engine."""
+    wanted = any(path.startswith(prefix) for prefix in prefixes)
+    return wanted and path not in _LOCAL and _SAFE.fullmatch(path) is not None
+
+
+def read(path: str, body: bytes) -> Intake:
+    """Decode what routing needs. `model` is empty where the body names none. Raises BadRequestError naming the field."""
+    fields = decode(_body, body)
+    pieces: list[bytes] = []
+    size = modality = 0
+    for raw in (fields.tools, fields.system, fields.instructions, fields.messages, fields.input):
+        if raw:
+            texts, text_bytes, kind = _prompt(msgspec.json.decode(raw))
+            pieces += texts
+            size += text_bytes
+            modality = max(modality, kind)
+    newer = fields.max_output_tokens is not None
+    return Intake(
+        endpoint="passthrough",
+        path=path,
+        model=fields.model or "",
+        stream=bool(fields.stream),
+        include_usage=False,
+        max_tokens=fields.max_output_tokens if newer else fields.max_tokens,
+        max_tokens_param="max_output_tokens" if newer else "max_tokens",
+        n=1,
+        prompt=b"".join(pieces),
+        prompt_bytes=size or len(body),
+        modality=modality,
+        generates=path in GENERATING,
+    )
+
+
+def _prompt(value: Any) -> tuple[list[bytes], int, int]:
+    """Canonical pieces of one field, the bytes of text in them, and 1 where there is an image."""
+    if isinstance(value, str):
+        text = value.encode(errors="surrogatepass")
+        return [text], len(text), 0
+    if not isinstance(value, list):
+        return [digest(msgspec.json.encode(value))], 0, 0
+    pieces: list[bytes] = []
+    size = modality = 0
+    for item in value:
+        content = item.get("content") if isinstance(item, dict) else item
+        if isinstance(item, dict) and "role" in item:
+            pieces.append(f"\x1e{item['role']}\x1f".encode(errors="surrogatepass"))
+        for part in content if isinstance(content, list) else [content]:
+            text = _text(part)
+            pieces.append(text or digest(msgspec.json.encode(item if part is None else part)))
+            size += len(text)
+            if isinstance(part, dict) and part.get("type") in _IMAGE:
+                modality = 1
+    return pieces, size, modality
+
+
+def _text(part: Any) -> bytes:
+    if isinstance(part, dict) and part.get("type") in _TEXT:
+        part = part.get("text")
+    return part.encode(errors="surrogatepass") if isinstance(part, str) else b""
