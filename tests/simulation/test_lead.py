@@ -7,7 +7,7 @@ import numpy as np
 
 from autopoiesis.simulator.api import evaluate_snapshot
 from autopoiesis.simulator.fleet import Fleet
-from autopoiesis.simulator.requests.world import _Engine
+from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.workload import scale_load
 from autopoiesis.simulator.workload.generate import BATCH, INTERACTIVE, poisson
 from autopoiesis.simulator.workload.scaling import succession
@@ -18,7 +18,7 @@ LOADS = (0.5, 1.0, 1.5)
 
 def window(start: float, seed: int, in_flight: tuple[InFlight, ...] = ()) -> Window:
     fleet = Fleet.parse("1xH100 + 1xL40S", "Llama-3.1-8B")
-    beats = tuple(_Engine(spec, 0.0, None).heartbeat(0.0) for spec in fleet.replicas)
+    beats = tuple(Engine(spec, 0.0, None).heartbeat(0.0) for spec in fleet.replicas)
     info = SnapshotInfo(
         scope="s",
         start_unix_s=start,

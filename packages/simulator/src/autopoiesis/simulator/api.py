@@ -17,7 +17,7 @@ from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
 from autopoiesis.policy import library
 from autopoiesis.policy.language import CompiledPolicy, compile_policy
 from autopoiesis.simulator.capacity import capacity
-from autopoiesis.simulator.fleet import Fleet
+from autopoiesis.simulator.fleet import Change, Fleet
 from autopoiesis.simulator.report import ConservationError, Report, Run, make_run
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import Clients, WorldSettings
@@ -28,6 +28,7 @@ from autopoiesis.simulator.workload.window import InFlight, SnapshotInfo
 
 __all__ = [
     "SLO",
+    "Change",
     "Clients",
     "ConservationError",
     "Fleet",
@@ -82,11 +83,13 @@ def evaluate(
     warmup_s: float = 0.0,
     fuel: int | None = None,
     settings: WorldSettings | None = None,
+    changes: Sequence[Change] = (),
 ) -> Report:
     """Run one policy (a library name or source text) at every load with every seed.
 
     `slo` is one for all, one per class by name (the first is the default), or ready-made objectives; none means the standard
-    ones. `warmup_s` seconds from the trace's zero are simulated and not scored. `fuel` bounds each decision.
+    ones. `warmup_s` seconds from the trace's zero are simulated and not scored. `fuel` bounds each decision. `changes` happen to
+    the fleet besides its own; `simulator.moves` makes schedules of them.
     Raises `PolicyError` for a policy that does not verify, `ValueError` for arguments that make no sense.
     """
     return evaluate_many(
@@ -102,6 +105,7 @@ def evaluate(
         warmup_s=warmup_s,
         fuel=fuel,
         settings=settings,
+        changes=changes,
     )[0]
 
 
@@ -121,6 +125,7 @@ def evaluate_many(
     settings: WorldSettings | None = None,
     in_flight: Sequence[InFlight] = (),
     lead: Trace | None = None,
+    changes: Sequence[Change] = (),
 ) -> list[Report]:
     """`evaluate` for several policies on exactly the same arrivals, each prepared once. One report per policy, in order.
 
@@ -134,6 +139,7 @@ def evaluate_many(
     if routers is not None:
         world = replace(world, routers=routers)
     place = Fleet.parse(fleet, model) if isinstance(fleet, str) else fleet
+    place = place.with_changes(changes)
     if trace.block_hashes is not None:
         place = place.with_prefix_blocks(trace.block_tokens)
         world = replace(world, dispatch=replace(world.dispatch, block_tokens=trace.block_tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,15 +34,39 @@ class ReplicaSpec:
     """Money per hour of the whole replica."""
 
 
+ChangeKind = Literal["join", "drain", "notice", "fail", "sleep", "wake"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """At `at` seconds a replica joins (ready to serve), drains (ends what it has, takes no more) or fails (loses all)."""
+    """What happens to one replica at `at` seconds. `moves` makes schedules of them, `startup` says what they cost.
+
+    A replica joins (loads for `takes_s`, then is ready), drains (ends what it has, takes no more, leaves), is told of its loss
+    in `takes_s`, or fails (loses all; routers know after `takes_s`). One that sleeps drains first and gives its GPUs and caches
+    up; it wakes in `takes_s`.
+    """
 
     at: float
-    kind: Literal["join", "drain", "fail"]
+    kind: ChangeKind
     replica: str
     spec: ReplicaSpec | None = None
     """Of a replica that joins."""
+    takes_s: float = 0.0
+    after: str = ""
+    """A replica that joins waits until this one has left, and `gap_s` more: it needs its GPUs."""
+    gap_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.kind == "join") != (self.spec is not None):
+            raise ValueError(f"change of {self.replica} at {self.at:g} s: exactly a join has a spec")
+        if self.after and self.kind != "join":
+            raise ValueError(
+                f"change of {self.replica} at {self.at:g} s: only a join waits for another replica"
+            )
+        if not (0 <= self.takes_s < math.inf and 0 <= self.gap_s < math.inf):
+            raise ValueError(
+                f"change of {self.replica} at {self.at:g} s: takes_s and gap_s must be finite, not negative"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +85,11 @@ class Fleet:
                 f"replica names must differ: {', '.join(sorted(n for n in set(names) if names.count(n) > 1))}"
             )
         for change in self.changes:
-            if (change.kind == "join") != (change.spec is not None):
-                raise ValueError(f"change of {change.replica} at {change.at:g} s: exactly a join has a spec")
-            if change.kind != "join" and change.replica not in names:
-                raise ValueError(f"change of {change.replica} at {change.at:g} s: no such replica")
+            for name in (change.replica, change.after):
+                if name and name not in names:
+                    raise ValueError(
+                        f"change of {change.replica} at {change.at:g} s: no such replica as {name}"
+                    )
 
     @classmethod
     def parse(

@@ -15,7 +15,15 @@ import numpy.typing as npt
 
 from autopoiesis.contracts.slo import Objectives
 from autopoiesis.simulator.replica import GAP_BINS_PER_E
-from autopoiesis.simulator.requests.outcome import FINISHED, OPEN, OUTCOMES, REJECTED, Outcome, ReplicaTotals
+from autopoiesis.simulator.requests.outcome import (
+    FAILED,
+    FINISHED,
+    OPEN,
+    OUTCOMES,
+    REJECTED,
+    Outcome,
+    ReplicaTotals,
+)
 from autopoiesis.simulator.requests.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -89,6 +97,8 @@ class Run:
             "goodput": float(self.met[scored].sum()) / self.span_s if self.span_s else 0.0,
             "rejected": float((self.outcome[scored] == REJECTED).mean()) if len(self) else 0.0,
             "finished": float((self.outcome[scored] == FINISHED).mean()) if len(self) else 0.0,
+            "failed": float((self.outcome[scored] == FAILED).mean()) if len(self) else 0.0,
+            "retried": float((self.attempts[scored] > 1).mean()) if len(self) else 0.0,
             "tokens_per_s": float(self.tokens[scored].sum()) / self.span_s if self.span_s else 0.0,
         }
         for name in ("ttft_s", "tpot_s", "e2e_s", "queue_wait_s"):
@@ -96,7 +106,8 @@ class Run:
         out |= self._gap_percentiles()
         present = sum(totals.present_s for totals in self.replicas)
         out["utilisation"] = sum(totals.busy_s for totals in self.replicas) / present if present else 0.0
-        out["gpu_s"] = present
+        out["gpu_s"] = sum(totals.present_s * totals.tp for totals in self.replicas)
+        out["loading_gpu_s"] = sum(totals.loading_s * totals.tp for totals in self.replicas)
         out["cost"] = sum(totals.present_s * totals.price / 3600 for totals in self.replicas)
         out["preemptions"] = sum(totals.preemptions for totals in self.replicas)
         queries = sum(totals.prefix_queries for totals in self.replicas)

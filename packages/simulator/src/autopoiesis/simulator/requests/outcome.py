@@ -49,8 +49,11 @@ class ReplicaTotals:
 
     name: str
     gpu: str
+    tp: int
     price: float
     present_s: float
+    """For so long it held its GPUs, loading included."""
+    loading_s: float
     busy_s: float
     steps: int
     layer_tokens: int

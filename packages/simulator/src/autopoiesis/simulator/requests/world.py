@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import gc
 import math
-import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
 
 import msgspec
 
-from autopoiesis.contracts.messages.fleet import Heartbeat, StepModel
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.dispatch import CompiledPolicy, Dispatcher
 from autopoiesis.dispatch import events as ev
 from autopoiesis.simulator.engine import Job, TooLongError
-from autopoiesis.simulator.fleet import Change, Fleet, ReplicaSpec
-from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.fleet import Fleet
+from autopoiesis.simulator.requests.engines import Engine
+from autopoiesis.simulator.requests.membership import Membership
 from autopoiesis.simulator.requests.outcome import (
     ABANDONED,
     EXPIRED,
@@ -32,73 +32,18 @@ from autopoiesis.simulator.requests.outcome import (
     REJECTED,
     UNFINISHED,
     Outcome,
-    ReplicaTotals,
     Rows,
 )
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import WorldSettings
-from autopoiesis.simulator.steptime import FP8_PEAK, StepTime
 from autopoiesis.simulator.workload.window import InFlight
 
-_REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CHANGE = range(6)
+_REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(6)
 _REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}
 
 
 def _no_activations(activation: Activation) -> CompiledPolicy:
     raise RuntimeError("a simulated router is given no activation")
-
-
-class _Engine:
-    """A replica and what the world knows of it."""
-
-    __slots__ = ("beats", "due", "joined", "left", "received", "replica", "spec", "state", "step_model")
-
-    def __init__(self, spec: ReplicaSpec, now: float, perturb: Callable[[], float] | None) -> None:
-        self.spec = spec
-        self.replica = Replica(spec.steps, spec.config, perturb=perturb)
-        self.joined = now
-        self.left = math.nan
-        self.state: Any = "ready"
-        self.due = math.inf
-        self.beats = 0
-        self.received: dict[str, int] = {}
-        base, prefill, kv, sequence = spec.steps.step_coefficients(spec.config.max_batched_tokens)
-        self.step_model = StepModel(
-            base_s=base,
-            prefill_token_s=prefill,
-            kv_token_s=kv,
-            sequence_s=sequence,
-            chunk_tokens=spec.config.max_batched_tokens,
-        )
-
-    def heartbeat(self, now: float) -> Heartbeat:
-        spec, stats = self.spec, self.replica.stats(now)
-        self.beats += 1
-        return Heartbeat(
-            node=spec.node,
-            replica=spec.name,
-            incarnation="0",
-            beat=self.beats,
-            state=self.state,
-            model=spec.model,
-            gpu=spec.gpu,
-            tp=spec.tp,
-            zone=spec.zone,
-            preemptible=spec.preemptible,
-            price=spec.price,
-            uptime_s=now - self.joined,
-            running=stats.running,
-            waiting=stats.waiting,
-            queued_prefill_tokens=stats.queued_prefill_tokens,
-            kv_used_tokens=stats.kv_used_tokens,
-            kv_capacity_tokens=stats.kv_capacity_tokens,
-            max_running=spec.config.max_running,
-            step_time_s=stats.step_time,
-            step_model=self.step_model,
-            prefix_queries=stats.prefix_queries,
-            prefix_hits=stats.prefix_hits,
-            received=self.received.copy(),
-        )
 
 
 class World:
@@ -130,8 +75,6 @@ class World:
             for n, policy in enumerate(policies)
         ]
         self._wakes = [math.inf] * settings.routers
-        self._engines: list[_Engine] = []
-        self._index: dict[str, int] = {}
         self._heap: list[tuple[float, int, int, Any]] = []
         self._sequence = 0
         self._sends: deque[tuple[float, int, ev.Send | ev.Abort, int]] = deque()
@@ -139,13 +82,21 @@ class World:
         self._faults: dict[str, int] = {}
         self._decisions = 0
         self._now = min(prepared.root_times[0], 0.0) if prepared.root_times else 0.0
+        self._members = Membership(
+            settings,
+            seed,
+            tell=self._tell_all,
+            later=lambda at, call: self._push(at, _CALL, call),
+            beat_later=lambda at, engine: self._push(at, _BEAT, engine),
+        )
+        self._engines, self._index = self._members.engines, self._members.index
         for spec in fleet.replicas:
-            self._add(spec, self._now)
+            self._members.add(self._now, spec)
         self._restore(in_flight)
         for engine in self._engines:
-            self._greet(self._now, engine)
+            self._members.greet(self._now, engine)
         for change in fleet.changes:
-            self._push(change.at, _CHANGE, change)
+            self._push(max(change.at, self._now), _CALL, partial(self._members.change, change))
 
     def run(self) -> Outcome:
         """Until every arrival has ended, or `drain_s` after the last one."""
@@ -161,7 +112,7 @@ class World:
                 self._rows.outcome[row] = UNFINISHED
         return Outcome(
             rows=self._rows,
-            replicas=[self._totals(engine) for engine in self._engines],
+            replicas=[engine.totals(self._now) for engine in self._engines],
             ended_at=self._now,
             faults=self._faults,
             quarantined=any(router.stats().quarantined for router in self._routers),
@@ -207,7 +158,7 @@ class World:
 
     def _happen(self, now: float, kind: int, what: Any) -> None:
         if kind == _BEAT:
-            self._beat(now, what)
+            self._members.beat(now, what)
         elif kind == _WAKE:
             if self._wakes[what] == now:
                 self._wakes[what] = math.inf
@@ -217,7 +168,7 @@ class World:
         elif kind == _TIMEOUT:
             self._timeout(now, *what)
         else:
-            self._change(now, what)
+            what(now)
 
     # --- requests ---
 
@@ -250,6 +201,10 @@ class World:
         if wake < self._wakes[router]:
             self._wakes[router] = wake = max(wake, now)
             self._push(wake, _WAKE, router)
+
+    def _tell_all(self, now: float, event: ev.Event) -> None:
+        for router in range(len(self._routers)):
+            self._tell(now, router, event)
 
     def _act(self, now: float, router: int, action: ev.Action) -> None:
         if type(action) is ev.Send:
@@ -314,11 +269,8 @@ class World:
             self._schedule(engine)
             return
         assert type(action) is ev.Send
-        if engine.state == "failed":
-            self._tell(now, router, ev.ReplicaGone(action.replica, "no responder"))
-            return
-        if engine.state == "draining":
-            self._tell(now, router, ev.Bounced(action.request_id, "draining"))
+        if engine.state != "ready":
+            self._undeliverable(now, router, action, engine)
             return
         engine.received[f"router-{router}"] = action.nth
         prepared = self._prepared
@@ -331,15 +283,23 @@ class World:
             return
         self._schedule(engine)
 
-    def _schedule(self, engine: _Engine) -> None:
+    def _undeliverable(self, now: float, router: int, send: ev.Send, engine: Engine) -> None:
+        if engine.state != "failed":
+            self._tell(now, router, ev.Bounced(send.request_id, engine.state))
+        elif not engine.silent:
+            self._tell(now, router, ev.ReplicaGone(send.replica, "no responder"))
+
+    def _schedule(self, engine: Engine) -> None:
         due = engine.replica.next_event_time()
         if due != engine.due:
             engine.due = due
             if due < math.inf:
                 self._sequence += 1
                 heappush(self._heap, (due, self._sequence, _REPLICA, engine))
+            elif engine.state == "draining":
+                self._members.idle(self._now, engine)
 
-    def _advance(self, now: float, engine: _Engine) -> None:
+    def _advance(self, now: float, engine: Engine) -> None:
         for emission in engine.replica.advance(now):
             self._emitted(now, emission.id, emission.tokens, emission.finished)
         self._schedule(engine)
@@ -365,56 +325,6 @@ class World:
             )
             self._end(now, row, FINISHED)
 
-    def _beat(self, now: float, engine: _Engine) -> None:
-        if engine.state == "failed":
-            return
-        if (
-            engine.state == "draining"
-            and engine.replica.next_event_time() == math.inf
-            and engine.left != engine.left
-        ):
-            engine.left = now
-        event = ev.Beat(engine.heartbeat(now))
-        for router in range(len(self._routers)):
-            self._tell(now, router, event)
-        self._push(now + self._settings.heartbeat_s, _BEAT, engine)
-
-    # --- the fleet ---
-
-    def _add(self, spec: ReplicaSpec, now: float) -> _Engine:
-        noise = self._settings.step_noise
-        draw = random.Random(f"{self._seed}/{spec.name}").lognormvariate if noise else None
-        engine = _Engine(spec, now, (lambda: draw(0.0, noise)) if draw else None)
-        self._index[spec.name] = len(self._engines)
-        self._engines.append(engine)
-        return engine
-
-    def _greet(self, now: float, engine: _Engine) -> None:
-        """The first heartbeat is at once, the others follow with a phase of their own."""
-        event = ev.Beat(engine.heartbeat(now))
-        for router in range(len(self._routers)):
-            self._tell(now, router, event)
-        phase = random.Random(f"{self._seed}/{engine.spec.name}/beat").random()
-        self._push(now + phase * self._settings.heartbeat_s, _BEAT, engine)
-
-    def _change(self, now: float, change: Change) -> None:
-        if change.kind == "join":
-            assert change.spec is not None
-            self._greet(now, self._add(change.spec, now))
-            return
-        engine = self._engines[self._index[change.replica]]
-        if engine.state == "failed":
-            return
-        if change.kind == "drain":
-            engine.state = "draining"
-            return
-        engine.state = "failed"
-        engine.left = now
-        engine.replica.drop_all()
-        engine.due = math.inf
-        for router in range(len(self._routers)):
-            self._tell(now, router, ev.ReplicaGone(change.replica, "the connection ended"))
-
     def _restore(self, in_flight: Sequence[InFlight]) -> None:
         """Work that engines had when the window began, not scored; their ids are negative."""
         for number, work in enumerate(in_flight, 1):
@@ -428,39 +338,3 @@ class World:
             except TooLongError:
                 continue  # another engine's limits than when it was recorded
             self._schedule(engine)
-
-    def _totals(self, engine: _Engine) -> ReplicaTotals:
-        spec, replica = engine.spec, engine.replica
-        left = engine.left if engine.left == engine.left else self._now
-        return ReplicaTotals(
-            name=spec.name,
-            gpu=spec.gpu,
-            price=spec.price,
-            present_s=max(0.0, left - engine.joined),
-            busy_s=replica.busy_s,
-            steps=replica.steps,
-            layer_tokens=replica.layer_tokens,
-            kv_tokens_read=replica.kv_tokens_read,
-            kv_capacity_tokens=spec.config.kv_blocks * spec.config.block_tokens,
-            kv_peak_tokens=replica.kv_peak_tokens,
-            tokens_out=replica.tokens_out,
-            preemptions=replica.preemptions,
-            prefix_queries=replica.prefix_queries,
-            prefix_hits=replica.prefix_hits,
-            bound_s=_bound(spec, replica),
-            gaps=replica.gaps,
-        )
-
-
-def _bound(spec: ReplicaSpec, replica: Replica) -> float:
-    """Ideal hardware's time for all the replica did: FLOPs of the layers, or weights once per step and KV reads."""
-    steps = spec.steps
-    if not isinstance(steps, StepTime):
-        return 0.0
-    shape, chip = steps.model, steps.gpu
-    peak = chip.peak_flops * (FP8_PEAK if shape.fp8 and chip.fp8 else 1.0)
-    compute = 2.0 * shape.active_params * replica.layer_tokens / peak
-    compute += shape.attention_flops_per_pair * replica.kv_tokens_read / chip.peak_flops
-    moved = shape.layer_params_read(1) * shape.layer_param_bytes * replica.steps
-    moved += replica.kv_tokens_read * shape.kv_bytes_per_token
-    return max(compute, moved / chip.bandwidth) / steps.tp
