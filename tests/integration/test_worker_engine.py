@@ -11,6 +11,7 @@ from autopoiesis.contracts.messages.infer import Generate
 from autopoiesis.worker.engines.base import Broken, Ended, Output, Piece
 from autopoiesis.worker.engines.perturbation import Noise, Perturbation
 from autopoiesis.worker.engines.simulated import SimulatedEngine, SimulatedOptions, drawn_length
+from autopoiesis.worker.engines.words import word_ids, words
 
 WaitFor = Callable[..., Awaitable[None]]
 EXACT = Noise(run_sigma=0.0, drift_sigma=0.0)
@@ -63,6 +64,19 @@ async def everything(outputs: object) -> tuple[str, int, Output]:
             end = output
     assert end is not None
     return text, tokens, end
+
+
+async def test_an_answer_goes_on_where_another_replica_left_it() -> None:
+    first, second = await engine(), await engine()
+    whole = await everything(first.generate(request(output=40)))
+    ids = word_ids("q1", 0, 15)
+    resumed = msgspec.structs.replace(request(output=40), resume_token_ids=ids)
+    text, tokens, end = await everything(second.generate(resumed))
+    assert words("q1", 0, 15) + text == whole[0]
+    assert tokens == 25
+    assert isinstance(end, Ended)
+    assert isinstance(whole[2], Ended)
+    assert (end.prompt_tokens, end.output_tokens) == (whole[2].prompt_tokens, whole[2].output_tokens)
 
 
 async def test_a_request_yields_its_words_and_how_it_ended() -> None:

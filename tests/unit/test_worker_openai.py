@@ -41,6 +41,29 @@ def test_text_of_an_event(choice: object, piece: Piece | None) -> None:
     assert pieces(event) == ([piece] if piece else [])
 
 
+def test_token_ids_are_counted_and_kept_even_where_their_text_is_held_back() -> None:
+    event = protocol.read_event(b'{"choices":[{"delta":{"content":""},"token_ids":[5,6]}]}')
+    assert pieces(event) == [Piece("", 2, token_ids=(5, 6))]
+
+
+def test_log_probabilities_go_on_with_their_whole_choice() -> None:
+    event = protocol.read_event(b'{"choices":[{"delta":{"content":"a"},"logprobs":{"content":[]}}]}')
+    (piece,) = pieces(event)
+    assert piece.choice is not None
+    assert msgspec.json.decode(piece.choice) == {
+        "index": 0,
+        "delta": {"content": "a"},
+        "logprobs": {"content": []},
+        "finish_reason": None,
+    }
+
+
+def test_of_several_choices_each_says_how_it_ended() -> None:
+    event = protocol.read_event(b'{"choices":[{"index":1,"text":"a","finish_reason":"length"}]}')
+    assert pieces(event, several=True) == [Piece("a", 1, 1), Piece(index=1, finish_reason="length")]
+    assert pieces(event) == [Piece("a", 1, 1)]
+
+
 def test_what_text_cannot_say_goes_on_as_a_delta() -> None:
     event = protocol.read_event(b'{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}')
     (piece,) = pieces(event)

@@ -29,6 +29,17 @@ async def test_the_first_piece_at_once_and_the_rest_merged() -> None:
     assert await rest(outputs) == [Piece("bc", 3), END]
 
 
+async def test_token_ids_are_merged_with_their_text() -> None:
+    outputs = Outputs(interval_s=NEVER, whole=False)
+    outputs.push(Piece("", 1, token_ids=(7,)))
+    await anext(outputs)
+    outputs.push(Piece("a", 1, token_ids=(8,)))
+    outputs.push(Piece("b", 2, token_ids=(9, 10)))
+    outputs.push(Piece(finish_reason="stop"))
+    outputs.end(END)
+    assert await rest(outputs) == [Piece("ab", 3, token_ids=(8, 9, 10)), Piece(finish_reason="stop"), END]
+
+
 async def test_later_pieces_wait_for_the_interval() -> None:
     outputs = Outputs(interval_s=0.02, whole=False)
     outputs.push(Piece("a", 1))

@@ -225,6 +225,9 @@ class ServedReplica:
             step_model=seen.step_model,
             prefix_queries=seen.prefix_queries,
             prefix_hits=seen.prefix_hits,
+            adapters=seen.adapters,
+            evictions=seen.evictions,
+            evicted=seen.evicted,
             received=self._acknowledged.snapshot(),
             lease_epoch=self.lease_epoch,
         )
@@ -261,10 +264,20 @@ async def _relay(request: Generate, responder: Responder, outputs: AsyncIterator
                     first = False
                 if not request.stream:
                     texts.append(output.text)
-                elif output.delta is not None:
-                    await responder.delta(output.delta, tokens=output.tokens, index=output.index)
+                elif output.merges:
+                    responder.write(
+                        output.text, tokens=output.tokens, token_ids=output.token_ids, index=output.index
+                    )
                 else:
-                    responder.write(output.text, tokens=output.tokens, index=output.index)
+                    await responder.chunk(
+                        text=output.text,
+                        tokens=output.tokens,
+                        token_ids=output.token_ids,
+                        index=output.index,
+                        delta=output.delta,
+                        choice=output.choice,
+                        finish_reason=output.finish_reason,
+                    )
             case Ended():
                 span.set_attribute(genai.INPUT_TOKENS, output.prompt_tokens)
                 span.set_attribute(genai.OUTPUT_TOKENS, output.output_tokens)
@@ -277,11 +290,17 @@ async def _relay(request: Generate, responder: Responder, outputs: AsyncIterator
                     first_token_s=output.first_token_s,
                     text="".join(texts),
                     body=output.body,
+                    content=output.content,
+                    content_type=output.content_type,
                 )
             case Broken():
                 span.set_attribute("error.type", output.code)
                 if output.code != "cancelled":
                     span.set_status(StatusCode.ERROR, output.message)
                 await responder.fail(
-                    output.code, output.message, param=output.param, output_tokens=output.output_tokens
+                    output.code,
+                    output.message,
+                    param=output.param,
+                    output_tokens=output.output_tokens,
+                    status=output.status,
                 )

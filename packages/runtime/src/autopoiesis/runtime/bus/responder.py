@@ -64,8 +64,12 @@ class Responder:
 
     async def delta(self, delta: msgspec.Raw, *, tokens: int = 0, index: int = 0) -> None:
         """Send an engine's own OpenAI delta, after what was written before it."""
+        await self.chunk(delta=delta, tokens=tokens, index=index)
+
+    async def chunk(self, **fields: Any) -> None:
+        """Send a `Chunk` with these fields by itself, after what was written before it."""
         await self.flush()
-        await self._send(Chunk(seq=self._next(), delta=delta, tokens=tokens, index=index))
+        await self._send(Chunk(seq=self._next(), **fields))
 
     async def finish(
         self, finish_reason: FinishReason, *, prompt_tokens: int, output_tokens: int, **rest: Any
@@ -82,14 +86,10 @@ class Responder:
             )
         )
 
-    async def fail(
-        self, code: FailureCode, message: str, *, param: str | None = None, output_tokens: int = 0
-    ) -> None:
-        """Send what waits, then `Failed`."""
+    async def fail(self, code: FailureCode, message: str, **rest: Any) -> None:
+        """Send what waits, then `Failed`; `rest` are its other fields."""
         await self.flush()
-        await self._end(
-            Failed(seq=self._next(), code=code, message=message, param=param, output_tokens=output_tokens)
-        )
+        await self._end(Failed(seq=self._next(), code=code, message=message, **rest))
 
     async def flush(self) -> None:
         buffers, self._buffers = self._buffers, {}

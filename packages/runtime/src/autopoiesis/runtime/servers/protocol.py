@@ -35,17 +35,20 @@ class Usage(msgspec.Struct, gc=False):
         return (self.prompt_tokens_details.cached_tokens or 0) if self.prompt_tokens_details else 0
 
 
-class _Choice(msgspec.Struct):
+class Choice(msgspec.Struct):
     index: int = 0
     delta: dict[str, Any] | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: Any = None
+    token_ids: list[int] | None = None
+    """With vLLM's `return_token_ids`."""
 
 
 class Event(msgspec.Struct):
     """A chunk of a stream, or a whole answer."""
 
-    choices: list[_Choice] = []
+    choices: list[Choice] = []
     usage: Usage | None = None
     error: Any = None
 

@@ -25,8 +25,19 @@ class Piece:
     text: str = ""
     tokens: int = 0
     index: int = 0
+    token_ids: tuple[int, ...] = ()
+    """Of these tokens, where the engine tells: with them the stream can go on at another replica."""
     delta: msgspec.Raw | None = None
-    """OpenAI delta object where text alone does not say it; such pieces are never merged."""
+    """OpenAI delta object where text alone does not say it."""
+    choice: msgspec.Raw | None = None
+    """OpenAI's whole choice object where text and delta do not say it (log-probabilities)."""
+    finish_reason: FinishReason | None = None
+    """This choice ended so, where several choices may end differently."""
+
+    @property
+    def merges(self) -> bool:
+        """Nothing but text and tokens: may be joined with the next one of its choice."""
+        return self.delta is None and self.choice is None and self.finish_reason is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +47,15 @@ class Ended:
     finish_reason: FinishReason
     prompt_tokens: int
     output_tokens: int
+    """Of the whole answer, those included that the client had before it was resumed here."""
     cached_tokens: int = 0
     first_token_s: float = 0.0
     """Seconds from `generate` to the first token."""
     body: msgspec.Raw | None = None
     """The engine's complete OpenAI answer, of requests that do not stream."""
+    content: bytes = b""
+    """The engine's complete answer where it is not JSON."""
+    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +66,9 @@ class Broken:
     message: str
     param: str | None = None
     output_tokens: int = 0
+    """Of the whole answer, like `Ended.output_tokens`."""
+    status: int = 0
+    """The engine's HTTP status where it says more than `code`."""
 
 
 Output = Piece | Ended | Broken
@@ -72,6 +90,9 @@ class EngineStats:
     step_model: StepModel | None = None
     prefix_queries: int = 0
     prefix_hits: int = 0
+    adapters: tuple[str, ...] = ()
+    evictions: int = 0
+    evicted: tuple[int, ...] = ()
 
 
 class Engine(Protocol):

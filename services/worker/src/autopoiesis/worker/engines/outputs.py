@@ -23,6 +23,7 @@ class Outputs:
         self._held: list[Output] = []
         self._ready: deque[Output] = deque()
         self._texts: list[str] = []
+        self._ids: list[int] = []
         self._tokens = 0
         self._index = 0
         self._next_at = 0.0
@@ -34,7 +35,7 @@ class Outputs:
         """More of the answer. Ignored after the end."""
         if self.ended:
             return
-        if piece.delta is not None:
+        if not piece.merges:
             self._merge()
             self._held.append(piece)
         else:
@@ -42,6 +43,7 @@ class Outputs:
                 self._merge()
             self._index = piece.index
             self._texts.append(piece.text)
+            self._ids.extend(piece.token_ids)
             self._tokens += piece.tokens
         if self._whole or self._timer is not None:
             return
@@ -75,8 +77,9 @@ class Outputs:
 
     def _merge(self) -> None:
         if self._texts:
-            self._held.append(Piece("".join(self._texts), self._tokens, self._index))
-            self._texts = []
+            text = "".join(self._texts)
+            self._held.append(Piece(text, self._tokens, self._index, token_ids=tuple(self._ids)))
+            self._texts, self._ids = [], []
             self._tokens = 0
 
     def _flush(self) -> None:

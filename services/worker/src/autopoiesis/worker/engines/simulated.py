@@ -21,7 +21,7 @@ from autopoiesis.worker.engines.body import BodyError, prompt_tokens, read
 from autopoiesis.worker.engines.outputs import Outputs
 from autopoiesis.worker.engines.perturbation import Noise, Perturbation
 from autopoiesis.worker.engines.sampling import StepSampler
-from autopoiesis.worker.engines.words import words
+from autopoiesis.worker.engines.words import word_ids, words
 
 PREFIX_BLOCK_TOKENS: Final = 256
 """Tokens behind each block hash of a request: routers hash 1024 bytes at a time."""
@@ -51,15 +51,15 @@ class _Request:
     __slots__ = ("began", "finish_reason", "first_token_s", "id", "outputs", "produced", "prompt_tokens")
 
     def __init__(
-        self, request_id: str, now: float, prompt: int, reason: FinishReason, outputs: Outputs
+        self, request: Generate, now: float, prompt: int, reason: FinishReason, outputs: Outputs
     ) -> None:
-        self.id = request_id
+        self.id = request.request_id
         self.began = now
-        self.first_token_s = 0.0
+        self.first_token_s: float | None = None
         self.prompt_tokens = prompt
         self.finish_reason = reason
         self.outputs = outputs
-        self.produced = 0
+        self.produced = len(request.resume_token_ids)
 
 
 class SimulatedEngine:
@@ -127,9 +127,8 @@ class SimulatedEngine:
         except ValueError as error:
             outputs.end(Broken(code="internal", message=str(error)))
         else:
-            self._requests[request.request_id] = _Request(
-                request.request_id, now, job.prompt_tokens, reason, outputs
-            )
+            prompt = job.prompt_tokens - len(request.resume_token_ids)
+            self._requests[request.request_id] = _Request(request, now, prompt, reason, outputs)
             self._idle.clear()
             self._arm()
         return outputs
@@ -184,7 +183,10 @@ class SimulatedEngine:
         self._become("stopped")
 
     def _job(self, request: Generate) -> tuple[Job, FinishReason]:
-        """What the engine will run, and how it will end. Raises `BodyError`."""
+        """What the engine will run, and how it will end. Raises `BodyError`.
+
+        Tokens that the client has already are computed like the prompt, and not generated again.
+        """
         body = read(bytes(request.body))
         prompt = prompt_tokens(body)
         room = self._context_limit - prompt
@@ -200,10 +202,11 @@ class SimulatedEngine:
             wanted = limit
         else:
             wanted = drawn_length(self._options.seed, request.request_id)
+        had = len(request.resume_token_ids)
         job = Job(
             request.request_id,
-            prompt,
-            min(wanted, limit),
+            prompt + had,
+            max(1, min(wanted, limit) - had),
             request.priority,
             request.block_hashes[: prompt // PREFIX_BLOCK_TOKENS],
         )
@@ -224,10 +227,12 @@ class SimulatedEngine:
         request = self._requests.get(str(emission.id))
         if request is None:
             return
-        if not request.produced:
+        if request.first_token_s is None:
             request.first_token_s = emission.time - request.began
-        start, request.produced = request.produced, request.produced + emission.tokens
-        request.outputs.push(Piece(words(request.id, start, emission.tokens), emission.tokens))
+        start, count = request.produced, emission.tokens
+        request.produced += count
+        ids = word_ids(request.id, start, count)
+        request.outputs.push(Piece(words(request.id, start, count), count, token_ids=ids))
         if emission.finished:
             del self._requests[request.id]
             request.outputs.end(

@@ -32,6 +32,12 @@ _TEXT: Final = "".join(WORDS) * _CYCLES
 _OFFSETS: Final = (0, *accumulate(len(word) for word in WORDS * _CYCLES))
 
 
+def word_ids(request_id: str, start: int, count: int) -> tuple[int, ...]:
+    """Token ids `start` to `start + count` of the answer to `request_id`: places in `WORDS`."""
+    first = zlib.crc32(request_id.encode()) + start
+    return tuple((first + i) % len(WORDS) for i in range(count))
+
+
 def words(request_id: str, start: int, count: int) -> str:
     """Tokens `start` to `start + count` of the answer to `request_id`."""
     first = (zlib.crc32(request_id.encode()) + start) % len(WORDS)
