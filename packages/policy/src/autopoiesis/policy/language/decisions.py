@@ -71,14 +71,39 @@ def check_reschedule(value: Any) -> bool:
 
 
 def check_plan(value: Any, ctx: PlanContext) -> tuple[Replicas, ...]:
-    """Return the plan as a tuple.
+    """Return the plan as a tuple if the fleet of `ctx` can carry it out.
+
+    Raises:
+        InvalidDecision: as `check_entries`, or more GPUs than there are or the quota allows, or a number of replicas outside
+            of a model's bounds.
+    """
+    plan = check_entries(value, ctx)
+    for pool in ctx.gpus:
+        used = sum(entry.tp * entry.count for entry in plan if entry.gpu == pool.type)
+        most = min(pool.count, pool.quota) if pool.quota else pool.count
+        if used > most:
+            raise InvalidDecision(
+                f"the plan takes {described(used)} GPUs of type {pool.type}; it may take {most}"
+            )
+    for model in ctx.models:
+        count = sum(entry.count for entry in plan if entry.model == model.index)
+        if count < model.min_replicas or count > (model.max_replicas or count):
+            most_words = str(model.max_replicas) if model.max_replicas else "any number"
+            raise InvalidDecision(
+                f"the plan has {described(count)} replicas of model {model.index}; it has {model.min_replicas} to {most_words}"
+            )
+    return plan
+
+
+def check_entries(value: Any, ctx: PlanContext, *, any_gpu: bool = False) -> tuple[Replicas, ...]:
+    """Return a list of `Replicas` as a tuple; it need not fit the fleet. `any_gpu`: types that left the fleet are fine.
 
     Raises:
         InvalidDecision: not a list of Replicas, an unknown model or GPU type, or a field of the wrong type or range.
     """
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise InvalidDecision(f"schedule returned {described(value)}; it returns a list of Replicas")
-    gpus = {pool.type for pool in ctx.gpus}
+        raise InvalidDecision(f"a plan is a list of Replicas, not {described(value)}")
+    gpus = None if any_gpu else {pool.type for pool in ctx.gpus}
     for position, entry in enumerate(value):
         if type(entry) is not Replicas:
             raise InvalidDecision(
@@ -89,12 +114,12 @@ def check_plan(value: Any, ctx: PlanContext) -> tuple[Replicas, ...]:
     return tuple(value)
 
 
-def _entry_problems(entry: Replicas, models: int, gpus: set[str]) -> list[str]:
+def _entry_problems(entry: Replicas, models: int, gpus: set[str] | None) -> list[str]:
     problems = []
     if type(entry.model) is not int or not 0 <= entry.model < models:
         problems.append(f"model is {described(entry.model)}; it is an index from 0 to {models - 1}")
-    if type(entry.gpu) is not str or entry.gpu not in gpus:
-        problems.append(f"gpu is {described(entry.gpu)}; it is one of {', '.join(sorted(gpus))}")
+    if type(entry.gpu) is not str or (gpus is not None and entry.gpu not in gpus):
+        problems.append(f"gpu is {described(entry.gpu)}; it is one of {', '.join(sorted(gpus or ()))}")
     for name, least in (("tp", 1), ("count", 0), ("batch", 0)):
         number = getattr(entry, name)
         if type(number) is not int or not least <= number < _PRIORITY_LIMIT:
