@@ -15,6 +15,7 @@ from typing import Any, Final
 from autopoiesis.simulator.intervals.traces import Load, PlanTrace, Pool, Step, pool_of
 from autopoiesis.simulator.models import MODELS, ModelShape
 
+GB: Final = 1_000_000_000
 NVLINK_BYTES_S: Final = 300e9
 """§7: inside a machine."""
 ETHERNET_BYTES_S: Final = 20e9 / 8
@@ -109,9 +110,14 @@ def heterogeneous(figures: Mapping[str, Any], dataset: str) -> PlanTrace:
         )
         for prompt, output in figures["main_phases_mean_prefill_decode"][dataset][:4]
     )
-    link = {"link_bandwidth": NVLINK_BYTES_S, "network_bandwidth": ETHERNET_BYTES_S}
     pools = tuple(
-        pool_of(name, per_node=4 if name.startswith("A100") else 8, **link) for name in _HETEROGENEOUS
+        pool_of(
+            name,
+            per_node=4 if name.startswith("A100") else 8,
+            link_bandwidth=NVLINK_BYTES_S,
+            network_bandwidth=ETHERNET_BYTES_S,
+        )
+        for name in _HETEROGENEOUS
     )
     models = tuple(MODELS[name] for name in _HETEROGENEOUS_SHARES)
     return PlanTrace(f"HexGen/{dataset}", models, pools, steps)
@@ -151,7 +157,9 @@ def _qwens(sizes: Mapping[str, Any]) -> tuple[ModelShape, ...]:
 
 
 def _hopper() -> tuple[Pool, ...]:
-    return tuple(pool_of(name, memory_bytes=memory) for name, memory in (("H100", 80e9), ("H200", 141e9)))
+    return tuple(
+        pool_of(name, memory_bytes=memory) for name, memory in (("H100", 80 * GB), ("H200", 141 * GB))
+    )
 
 
 def _clouds(gpus: Mapping[str, Mapping[str, float]]) -> tuple[Pool, ...]:
@@ -160,8 +168,8 @@ def _clouds(gpus: Mapping[str, Mapping[str, float]]) -> tuple[Pool, ...]:
     return tuple(
         pool_of(
             label,
-            label,
-            memory_bytes=gpus[name]["mem_gb"] * 1e9,
+            type=label,
+            memory_bytes=int(gpus[name]["mem_gb"]) * GB,
             link_bandwidth=gpus[name]["nvlink_GBs"] * 0.5e9,
             pcie_bandwidth=gpus[name]["pcie_GBs"] * 1e9,
         )

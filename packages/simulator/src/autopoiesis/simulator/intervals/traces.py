@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
@@ -95,18 +96,18 @@ class PlanTrace:
         return tuple(pool(spec, counts.get(spec.type, 0)) for spec in self.pools)
 
 
-def pool_of(gpu: str, label: str = "", **figures: float) -> Pool:
-    """A pool from `hardware.GPUS`; `figures` replace its own, in bytes and bytes/s. Raises ValueError for an unknown GPU."""
+def pool_of(gpu: str, **figures: Any) -> Pool:
+    """A pool from `hardware.GPUS`; `figures` replace its fields. Raises ValueError for an unknown GPU, TypeError for an unknown field."""
     spec = hardware.gpu(gpu)
     known = Pool(
-        type=label or spec.name,
+        type=spec.name,
         memory_bytes=spec.memory_bytes,
         peak_flops=spec.peak_flops,
         bandwidth=spec.bandwidth,
         pcie_bandwidth=spec.pcie_bandwidth,
         link_bandwidth=spec.link_bandwidth,
     )
-    return replace(known, **figures)  # type: ignore[arg-type]
+    return replace(known, **figures)
 
 
 def demand(index: int, shape: ModelShape, load: Load | None) -> ModelDemand:
