@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any, Final, Literal
 
 from autopoiesis.dispatch import events as ev
-from autopoiesis.dispatch import learning
+from autopoiesis.dispatch import handover, learning
 from autopoiesis.dispatch.control import Control
 from autopoiesis.dispatch.fleet import Fleet, ReplicaInfo
 from autopoiesis.dispatch.holding import Holding
@@ -68,6 +68,7 @@ class Dispatcher:
             ev.Left: self._left,
             ev.Activated: self._activated,
             ev.Wake: self._wake,
+            ev.Prefilled: self._prefilled,
         }
 
     def handle(self, now: float, event: ev.Event) -> list[ev.Action]:
@@ -225,6 +226,28 @@ class Dispatcher:
             lambda ticket: self._key(now, ticket, ticket.model.offer(now), out),
         )
 
+    def _prefilled(self, now: float, event: ev.Prefilled, out: list[ev.Action]) -> None:
+        ticket = self._live.get(event.request_id)
+        if ticket is None or ticket.replica is None:
+            return
+        source, offer = ticket.replica, ticket.model.offer(now)
+        target, fallback = handover.place(
+            now, ticket, offer, self._control, lambda error: self._fault(now, error, out)
+        )
+        handover.move(now, ticket, target, offer.routers)
+        self._counters.handovers += 1
+        out.append(
+            ev.HandOver(
+                request_id=event.request_id,
+                source=source.name,
+                replica=target.name,
+                nth=ticket.nth,
+                fallback=fallback,
+                fuel=ticket.fuel,
+            )
+        )
+        self._holding.room(now, ticket.model)
+
     # deciding
 
     def _decide(self, now: float, ticket: Ticket, out: list[ev.Action]) -> None:
@@ -295,6 +318,8 @@ class Dispatcher:
                 state.predict(now, offer.routers)
             ticket.raw_ttft = state.latency.raw_ttft(ticket.uncached)
             ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
+        if assign.decode >= 0:
+            ticket.decode = offer.states[assign.decode]
         state.sent(now, ticket)
         if blocks:
             self._fleet.prefixes.add(state.slot, blocks, self._prefix_limit(state.view.kv_capacity_tokens))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 from autopoiesis.dispatch.chance import Chance
 from autopoiesis.dispatch.filling import LATENCY, Hits, replicas_filler, request_filler
 from autopoiesis.dispatch.models import Offer
-from autopoiesis.dispatch.port import CompiledPolicy
+from autopoiesis.dispatch.port import CompiledPolicy, PlacesDecode
 from autopoiesis.dispatch.ticket import Ticket
 from autopoiesis.policy.api import DispatchContext, Request, RouteDecision
 
@@ -24,12 +25,15 @@ class Decider:
         "_request",
         "_seed",
         "_uses_chance",
+        "places",
         "policy",
         "predicts",
     )
 
     def __init__(self, policy: CompiledPolicy, hits: Hits, seed: int) -> None:
         self.policy = policy
+        self.places = "place_decode" in getattr(policy, "functions", ())
+        """It chooses where computed prompts go on."""
         self._hits = hits
         self._seed = seed
         self._chance = Chance()
@@ -63,5 +67,17 @@ class Decider:
             self._chance.seed(self._seed, 2 * ticket.seq + 1)
         try:
             return self.policy.route(self._request, offer.views, self._context)
+        finally:
+            ticket.fuel += self.policy.fuel_used
+
+    def place_decode(self, now: float, ticket: Ticket, offer: Offer) -> RouteDecision:
+        """The policy's second choice; only where it `places`."""
+        self._fill(self._request, self._context, ticket, offer, now)
+        if self._fill_replicas is not None:
+            self._fill_replicas(ticket, offer, self._hits, now)
+        if self._uses_chance:
+            self._chance.seed(~self._seed, 2 * ticket.seq + 1)
+        try:
+            return cast(PlacesDecode, self.policy).place_decode(self._request, offer.views, self._context)
         finally:
             ticket.fuel += self.policy.fuel_used

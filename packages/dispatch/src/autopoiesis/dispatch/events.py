@@ -103,7 +103,13 @@ class Wake(msgspec.Struct, frozen=True, gc=False, tag=True):
     """`Dispatcher.next_wake` has passed."""
 
 
-Event = Arrival | Beat | ReplicaGone | Tokens | Ended | Bounced | Left | Activated | Wake
+class Prefilled(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """A replica that only computes prompts is done with this one; its first token came before."""
+
+    request_id: str
+
+
+Event = Arrival | Beat | ReplicaGone | Tokens | Ended | Bounced | Left | Activated | Wake | Prefilled
 
 
 class Send(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
@@ -175,4 +181,16 @@ class Swapped(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Not empty: the source did not verify here and the former policy stays; why."""
 
 
-Action = Send | Refuse | Abort | Lost | Fault | Swapped
+class HandOver(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
+    """Move the KV cache of a computed prompt from `source` to `replica`, which goes on; equal where it stays."""
+
+    request_id: str
+    source: str
+    replica: str
+    nth: int
+    """Counts among the sends to `replica`."""
+    fallback: bool = False
+    fuel: int = 0
+
+
+Action = Send | Refuse | Abort | Lost | Fault | Swapped | HandOver

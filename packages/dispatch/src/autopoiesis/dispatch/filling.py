@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from autopoiesis.dispatch.handover import transfer_time
 from autopoiesis.dispatch.models import Offer
 from autopoiesis.dispatch.ticket import Ticket
 from autopoiesis.policy.api import DispatchContext, Request
@@ -65,6 +66,7 @@ CALLED: Final[dict[str, str]] = {
     "uptime": "s.beat.uptime_s + now - s.beat_at",
     "notice": "max(0.0, s.notice_at - now)",
     "fault_rate": "s.faults.at(now)",
+    "transfer_time": "transfer_time(s, t)",
 }
 """Fields of replicas that depend on the request or on the time."""
 
@@ -114,6 +116,6 @@ def replicas_filler(reads: Mapping[str, frozenset[str]]) -> FillReplicas | None:
 
 def _function(parameters: str, lines: list[str]) -> Any:
     source = f"def fill({parameters}):\n" + "".join(f"    {line}\n" for line in lines)
-    namespace: dict[str, Any] = {"math": math}
+    namespace: dict[str, Any] = {"math": math, "transfer_time": transfer_time}
     exec(compile(source, "<views>", "exec"), namespace)  # noqa: S102 - the text comes from the tables above alone
     return namespace["fill"]

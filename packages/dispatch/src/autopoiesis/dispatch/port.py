@@ -31,5 +31,14 @@ class CompiledPolicy(Protocol):
         """An Assign whose indices lie within `replicas`, HOLD or REJECT."""
 
 
+class PlacesDecode(CompiledPolicy, Protocol):
+    """A policy that also chooses where computed prompts go on: one whose `functions` name `place_decode`."""
+
+    def place_decode(
+        self, request: Request, replicas: Sequence[Replica], ctx: DispatchContext
+    ) -> RouteDecision:
+        """An Assign whose index lies within `replicas` and is not a replica that only computes prompts."""
+
+
 Compile = Callable[[Activation], CompiledPolicy]
 """Makes an activation's policy callable; raises where it does not verify."""

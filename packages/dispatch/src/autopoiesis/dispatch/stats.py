@@ -19,6 +19,7 @@ class Counters:
     ended: int = 0
     left: int = 0
     lost: int = 0
+    handovers: int = 0
     faults: int = 0
     swaps: int = 0
 

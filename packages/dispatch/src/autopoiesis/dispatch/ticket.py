@@ -21,6 +21,7 @@ class Ticket:
         "arrival",
         "attempts",
         "charged",
+        "decode",
         "due",
         "event",
         "expected_output",
@@ -83,6 +84,8 @@ class Ticket:
         self.no_replica_since: float | None = None
         self.replica: ReplicaState | None = None
         """Where it runs now."""
+        self.decode: ReplicaState | None = None
+        """Where it is to decode, if the policy said so when it was sent."""
         self.nth = 0
         self.sent_at = 0.0
         self.uncached = 0

@@ -54,6 +54,12 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     step_time_s: float = 0.0
     """Mean of recent engine steps."""
     step_model: StepModel | None = None
+    kv_token_bytes: int = 0
+    """Of one token in the KV cache; 0 if unknown, as in the next two."""
+    link_bandwidth: float = 0.0
+    """Bytes per second to another replica of the same node."""
+    network_bandwidth: float = 0.0
+    """Bytes per second to a replica of another node."""
     adapters: tuple[str, ...] = ()
     prefix_queries: int = 0
     """Prompt tokens looked up in the prefix cache since start."""
