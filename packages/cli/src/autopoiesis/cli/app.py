@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import httpx
 from cyclopts import App
 
-from autopoiesis.cli.commands import config, demo, doctor, load, mode, policy, setup, status, up
+from autopoiesis.cli.commands import config, demo, doctor, keys, load, mode, policy, setup, status, up
 from autopoiesis.cli.output import CommandError
 from autopoiesis.policy.language import PolicyError
 from autopoiesis.runtime.embedded import ChildFailedError, DataDirectoryInUseError
+from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.settings import SettingsError
 from autopoiesis.simulator.workload import TraceError
 from autopoiesis.store import StoreError
@@ -24,6 +25,7 @@ app.command(load.load)
 app.command(status.status)
 app.command(doctor.doctor)
 app.command(policy.app, name="policy")
+app.command(keys.app, name="keys")
 app.command(mode.pause)
 app.command(mode.resume)
 app.command(config.app, name="config")
@@ -31,6 +33,7 @@ app.command(setup.setup)
 
 EXPECTED = (
     CommandError,
+    OperatorError,
     SettingsError,
     PolicyError,
     TraceError,

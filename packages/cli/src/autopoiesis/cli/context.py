@@ -54,5 +54,11 @@ class Common:
     def router_url(self, url: str | None = None) -> str:
         return (url or self.running().router).rstrip("/")
 
+    def admin_headers(self) -> dict[str, str]:
+        """What the router that runs here wants of its operator."""
+        running = found(self.data)
+        token = running.admin_token if running else ""
+        return {"authorization": f"Bearer {token}"} if token else {}
+
 
 COMMON = Common()

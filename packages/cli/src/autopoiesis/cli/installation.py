@@ -19,6 +19,8 @@ from autopoiesis.runtime.settings import BusSettings, DatabaseSettings, General,
 from autopoiesis.store import Role, provision
 
 RUN_FILE = "run.json"
+KEYS_FILE = "keys.json"
+"""API keys of the router, where `router.keys` names no other file."""
 ROLE_OF: Mapping[str, Role] = {"observer": "observer", "synthesizer": "synthesizer", "evaluator": "evaluator"}
 
 Progress = Callable[[str], None]
@@ -48,6 +50,8 @@ class Running(msgspec.Struct, kw_only=True):
     database: str = ""
     """Of the operator's role."""
     services: dict[str, int] = {}
+    admin_token: str = ""
+    """Of the router, where it wants one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,27 @@ class Installation:
         self.running.database = self.role_urls["operator"]
 
     def _start_router(self) -> None:
-        self.running.router = self._service("router").get("http", "")
+        self.running.router = self._service("router", env=self._door()).get("http", "")
+
+    def _door(self) -> dict[str, str]:
+        """Keys, certificate and admin token: files by absolute path, for the router runs in a directory of its own.
+
+        Keys that `autopoiesis keys` made here count where none are configured; a router that wants keys wants a token too.
+        """
+        given = {setting.key: str(setting.value) for setting in self.settings if setting.value}
+        files = {name: given.get(f"router.{name}", "") for name in ("keys", "tls_certificate", "tls_key")}
+        made = self.data_dir / KEYS_FILE
+        if made.exists():
+            files["keys"] = files["keys"] or str(made)
+        env = {
+            f"AUTOPOIESIS_ROUTER_{name.upper()}": str(Path(file).absolute())
+            for name, file in files.items()
+            if file
+        }
+        if files["keys"]:
+            self.running.admin_token = given.get("router.admin_token") or self._secrets("router_admin")
+            env["AUTOPOIESIS_ROUTER_ADMIN_TOKEN"] = self.running.admin_token
+        return env
 
     def _start_observer(self) -> None:
         self.running.observer = self._service("observer").get("http", "")

@@ -20,18 +20,21 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """A listening ASGI application."""
 
-    def __init__(self, server: uvicorn.Server, task: asyncio.Task[None], host: str, port: int) -> None:
+    def __init__(
+        self, server: uvicorn.Server, task: asyncio.Task[None], host: str, port: int, *, tls: bool = False
+    ) -> None:
         self.host = host
         self.port = port
         self.task = task
         """Ends when the server does; an exception in it is the server's."""
         self._server = server
+        self._scheme = "https" if tls else "http"
 
     @property
     def url(self) -> str:
         """Where this machine reaches it: the loopback address when it listens on all."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
-        return f"http://{host}:{self.port}"
+        return f"{self._scheme}://{host}:{self.port}"
 
     @classmethod
     async def start(
@@ -63,7 +66,7 @@ class HttpServer:
                 task.result()
                 raise OperatorError(f"the HTTP server on {host}:{port} ended at once")
             await asyncio.sleep(0.001)
-        return cls(server, task, host, listener.getsockname()[1])
+        return cls(server, task, host, listener.getsockname()[1], tls=config.is_ssl)
 
     async def stop(self) -> None:
         """Accept no more connections, let open requests finish within the grace period, and return."""

@@ -44,9 +44,17 @@ class Admission:
         """Set when the process stops: nothing is admitted any more."""
 
     def admit(
-        self, endpoint: Endpoint, headers: Iterable[tuple[bytes, bytes]], body: bytes, path: str = ""
+        self,
+        endpoint: Endpoint,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        path: str = "",
+        tenant: bytes = b"",
     ) -> Flight:
-        """`path` names the endpoint where it is passed through. Raises ApiError with what to answer."""
+        """`path` names the endpoint where it is passed through; `tenant` is that of the API key.
+
+        Raises ApiError with what to answer.
+        """
         if self.draining:
             raise UnavailableError("this router is shutting down", "shutting_down")
         if endpoint == "passthrough":
@@ -58,7 +66,7 @@ class Admission:
         if read.n > self._settings.max_choices:
             most = self._settings.max_choices
             raise BadRequestError(f"invalid value for n: at most {most} choices", "n", "invalid_value")
-        identity = self._identities.read(headers)
+        identity = self._identities.read(headers, tenant)
         return Flight(
             next(self._ids),
             read,

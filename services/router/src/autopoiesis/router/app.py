@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ipaddress
 import secrets
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import structlog
 
@@ -27,6 +29,7 @@ from autopoiesis.dispatch import Dispatcher, DispatchSettings
 from autopoiesis.dispatch.recording import Recorder
 from autopoiesis.policy import library
 from autopoiesis.router.admission import Admission
+from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.faults import FaultReports
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.http import admin, api
@@ -67,6 +70,7 @@ class Router:
     shipper: Shipper
     faults: FaultReports
     transport: NatsTransport
+    door: Doorkeeper
     app: api.Application
 
 
@@ -84,6 +88,7 @@ async def main(settings: Settings, service: Service) -> None:
 async def serve(settings: Settings, service: Service, telemetry: Telemetry, instance: str) -> None:
     """Serve until stopped, then drain. `instance` is unique. Raises OperatorError for settings that cannot be."""
     own = settings[RouterSettings]
+    listening = listen_options(own)
     record = None
     if own.record:
         record = _open_record(Path(own.record))
@@ -99,7 +104,7 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     service.on_exit(router.transport.aclose)
     await connect(router, bus, settings, service)
     await asyncio.sleep(own.listen_s)
-    server = await service.serve(router.app, host=own.host, port=own.port)
+    server = await service.serve(router.app, host=own.host, port=own.port, **listening)
     service.ready(http=server.url, router=instance)
     await service.until_stopped()
     await drain(router, own.drain_s)
@@ -146,9 +151,11 @@ async def assemble(
     )
     status = Status(dispatcher, serving, policies, admission, shipper, telemetry)
     metrics.show(status.gauges)
-    operator = admin.create(status, policies, own.admin_token)
-    app = api.create(status, Completions(serving, admission, metrics.invalid), operator, own.passthrough)
-    return Router(serving, policies, admission, shipper, faults, transport, app)
+    door = Doorkeeper(Path(own.keys) if own.keys else None)
+    operator = admin.create(status, policies, own.admin_token, door)
+    hot = Completions(serving, admission, door, metrics.invalid)
+    app = api.create(status, hot, operator, door, own.passthrough)
+    return Router(serving, policies, admission, shipper, faults, transport, door, app)
 
 
 async def connect(router: Router, bus: Bus, settings: Settings, service: Service) -> None:
@@ -171,6 +178,7 @@ async def connect(router: Router, bus: Bus, settings: Settings, service: Service
     await asyncio.gather(*watches)
     service.spawn(_sweep(serving), name="sweep")
     service.spawn(router.shipper.run(), name="telemetry")
+    service.spawn(router.door.watch(), name="keys")
 
 
 async def drain(router: Router, timeout_s: float) -> None:
@@ -181,6 +189,32 @@ async def drain(router: Router, timeout_s: float) -> None:
         router.serving.abandon("this router is shutting down")
     await router.faults.flush(FLUSH_S)
     await router.shipper.flush(FLUSH_S)
+
+
+def listen_options(own: RouterSettings) -> dict[str, Any]:
+    """What uvicorn needs for TLS. Raises OperatorError for an open door to the network, and for files that are not there."""
+    if not (own.keys or own.anonymous or is_loopback(own.host)):
+        raise OperatorError(
+            f"router.host = {own.host}: anybody in reach could use every model. Make keys with `autopoiesis keys create` and "
+            "set router.keys, or set router.anonymous = true where something in front checks who asks"
+        )
+    if not own.tls_certificate:
+        if own.tls_key:
+            raise OperatorError("router.tls_key is set without router.tls_certificate")
+        return {}
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(own.tls_certificate, own.tls_key or None)
+    except OSError as error:  # SSLError is one
+        raise OperatorError(f"router.tls_certificate = {own.tls_certificate}: {error}") from error
+    return {"ssl_certfile": own.tls_certificate, "ssl_keyfile": own.tls_key or None}
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def scopes(scope: str) -> list[str]:

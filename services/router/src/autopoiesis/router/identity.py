@@ -52,12 +52,12 @@ class Identities:
         self._objectives = objectives
         self._key = key
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> Identity:
-        """Raises BadRequestError naming the header that is wrong."""
+    def read(self, headers: Iterable[tuple[bytes, bytes]], tenant: bytes = b"") -> Identity:
+        """`tenant`, where it is known for certain, counts before headers. Raises BadRequestError naming the header that is wrong."""
         found = {name: value for name, value in headers if name in _WANTED}
         klass = self._klass(found)
         objective = self._objectives.of(klass)
-        tenant = found.get(b"x-tenant-id") or found.get(b"authorization", b"")
+        tenant = tenant or found.get(b"x-tenant-id") or found.get(b"authorization", b"")
         return Identity(
             klass=klass,
             priority=objective.priority,

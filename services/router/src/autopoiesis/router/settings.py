@@ -50,8 +50,16 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """Largest `n` of one request."""
     max_body_bytes: _Count = 4 << 20
     """Longer bodies are answered 413; the bus's own payload limit also holds."""
+    keys: str = ""
+    """File of API keys, made by `autopoiesis keys`; empty lets everybody in."""
+    anonymous: bool = False
+    """Listen on other than loopback addresses without keys: whoever reaches the port may use every model."""
     admin_token: Secret = Secret()
-    """Bearer token of the admin endpoints; without one they answer to loopback addresses alone."""
+    """Bearer token of the admin endpoints, beside keys of scope admin; without either they answer to loopback alone."""
+    tls_certificate: str = ""
+    """PEM file of the certificate chain; empty serves plain HTTP."""
+    tls_key: str = ""
+    """PEM file of its private key, where the certificate's file does not hold it."""
     request_timeout_s: _Seconds = 600.0
     """Arrival to deadline."""
     silence_s: _Seconds = 5.0

@@ -174,7 +174,7 @@ def pin(
 ) -> None:
     """Fix one router to POLICY until the pin is removed. Needs neither database nor control plane."""
     endpoint = f"{common.router_url(url)}/admin/policy/pin"
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+    headers = {"authorization": f"Bearer {token}"} if token else common.admin_headers()
     with httpx.Client(timeout=10.0, headers=headers) as client:
         if off:
             answer = client.delete(endpoint)

@@ -11,9 +11,9 @@ from autopoiesis.cli.output import console, print_json, table
 def status(*, common: Common = COMMON) -> int:
     """Show services, replicas, the active policy and the queue. Exits 1 if the router is not ready."""
     running = common.running()
-    with httpx.Client(timeout=5.0) as client:
+    with httpx.Client(timeout=5.0, headers=common.admin_headers()) as client:
         ready = client.get(f"{running.router}/ready")
-        state: dict[str, Any] = client.get(f"{running.router}/admin/state").json()
+        state: dict[str, Any] = client.get(f"{running.router}/admin/state").raise_for_status().json()
     if common.json:
         print_json(
             {"ready": ready.json(), "router": state, "services": running.services, "url": running.router}

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from autopoiesis.policy import library
 from autopoiesis.policy.language import PolicyError, VerificationError
+from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.errors import ApiError, BadRequestError
 from autopoiesis.router.policies import Policies
 
@@ -28,9 +29,9 @@ class _Pin(msgspec.Struct, forbid_unknown_fields=True):
     source: str = ""
 
 
-def create(statement: Statement, policies: Policies, token: str) -> APIRouter:
-    """Routes under `/admin`; `token` empty admits loopback addresses alone."""
-    router = APIRouter(dependencies=[Depends(_guard(token))])
+def create(statement: Statement, policies: Policies, token: str, door: Doorkeeper) -> APIRouter:
+    """Routes under `/admin`, for `token` and keys of scope admin; without either for loopback addresses alone."""
+    router = APIRouter(dependencies=[Depends(_guard(token, door))])
 
     @router.get("/state")
     async def state() -> dict[str, Any]:
@@ -79,14 +80,17 @@ def _read(body: bytes) -> tuple[str, str]:
     return library.source(pin.library), pin.library
 
 
-def _guard(token: str) -> Any:
+def _guard(token: str, door: Doorkeeper) -> Any:
     async def check(request: Request) -> None:
-        if token:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
-                raise ApiError(
-                    401, "admin endpoints need the bearer token of router.admin_token", code="unauthorized"
-                )
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if token and scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), token.encode()):
+            return
+        if door.closed:
+            door.identify(request.scope["headers"], "admin")
+        elif token:
+            raise ApiError(
+                401, "admin endpoints need the bearer token of router.admin_token", code="unauthorized"
+            )
         elif request.client is None or not ipaddress.ip_address(request.client.host).is_loopback:
             message = (
                 "admin endpoints answer to loopback addresses alone; set router.admin_token to reach them"

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from autopoiesis.router import passthrough
+from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.errors import ApiError, UnknownModelError
 from autopoiesis.router.http import completions
 from autopoiesis.router.http.completions import Completions, Receive, Scope, Send
@@ -31,7 +32,9 @@ class Probe(Protocol):
         """Prometheus text."""
 
 
-def create(probe: Probe, hot: Completions, admin: APIRouter, paths: tuple[str, ...] = ()) -> Application:
+def create(
+    probe: Probe, hot: Completions, admin: APIRouter, door: Doorkeeper, paths: tuple[str, ...] = ()
+) -> Application:
     """The application; `hot` answers completions, and whatever begins like one of `paths`, before FastAPI sees them."""
     app = Application(hot, paths)
     started = int(time.time())
@@ -52,11 +55,15 @@ def create(probe: Probe, hot: Completions, admin: APIRouter, paths: tuple[str, .
     def describe(model: str) -> dict[str, Any]:
         return {"id": model, "object": "model", "created": started, "owned_by": "autopoiesis"}
 
-    @app.get("/v1/models")
+    async def invited(request: Request) -> None:
+        if door.closed:
+            door.identify(request.scope["headers"], "inference")
+
+    @app.get("/v1/models", dependencies=[Depends(invited)])
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [describe(model) for model in probe.models]}
 
-    @app.get("/v1/models/{model:path}")
+    @app.get("/v1/models/{model:path}", dependencies=[Depends(invited)])
     async def model(model: str) -> dict[str, Any]:
         if model not in probe.models:
             raise UnknownModelError(model, probe.models)

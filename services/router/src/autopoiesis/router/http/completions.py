@@ -10,6 +10,7 @@ import structlog
 
 from autopoiesis.contracts.messages.infer import Chunk, Endpoint, Finished
 from autopoiesis.router.admission import Admission
+from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.errors import ApiError, TooLargeError
 from autopoiesis.router.flight import Flight, Item
 from autopoiesis.router.http import sse
@@ -37,12 +38,27 @@ class _Disconnected(Exception):  # noqa: N818 - not an error: the client left be
 class Completions:
     """One ASGI application for all that goes to engines. `invalid` is told the status of whatever never became a request."""
 
-    def __init__(self, serving: Serving, admission: Admission, invalid: Callable[[int], None]) -> None:
+    def __init__(
+        self, serving: Serving, admission: Admission, door: Doorkeeper, invalid: Callable[[int], None]
+    ) -> None:
         self._serving = serving
+        self._door = door
         self._admission = admission
         self._invalid = invalid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            visit = self._door.enter(scope["headers"])
+        except ApiError as error:
+            self._invalid(error.status)
+            await _refuse(send, error, close=True)
+            return
+        try:
+            await self._serve(scope, receive, send, visit.tenant)
+        finally:
+            visit.leave()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, tenant: bytes) -> None:
         try:
             if scope["method"] != "POST":
                 raise ApiError(
@@ -50,7 +66,8 @@ class Completions:
                 )
             body = await self._read(scope, receive)
             path = scope["path"]
-            flight = self._admission.admit(PATHS.get(path, "passthrough"), scope["headers"], body, path)
+            endpoint = PATHS.get(path, "passthrough")
+            flight = self._admission.admit(endpoint, scope["headers"], body, path, tenant)
         except _Disconnected:
             return
         except ApiError as error:
