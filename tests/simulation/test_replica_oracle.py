@@ -53,17 +53,16 @@ def worlds(draw: st.DrawFn) -> World:
     gap = draw(st.sampled_from([0.0, 0.003, 0.03, 0.3]))
     priorities = draw(st.sampled_from([1, 3]))
     longest = draw(st.sampled_from([4, 40]))
+    moved = draw(st.sampled_from([0.0, 0.0, 0.5]))
     submits, cancels, now = [], [], 0.0
     for number in range(draw(st.integers(1, 25))):
         now += rng.random() * gap * rng.choice([0.1, 1, 3])
         prompt = rng.randint(1, 40)
         output = rng.randint(1, min(longest, 64 - prompt))
-        submits.append(
-            (
-                now,
-                Job(number, prompt, output, rng.randrange(priorities), _hashes(rng, prefix, prompt + output)),
-            )
-        )
+        job = Job(number, prompt, output, rng.randrange(priorities), _hashes(rng, prefix, prompt + output))
+        if output > 1 and rng.random() < moved:
+            job.produced = rng.randint(1, output - 1)
+        submits.append((now, job))
         if rng.random() < 0.15:
             cancels.append((now + rng.random() * rng.choice([0.001, 0.1, 1.0]), number))
     return World(draw(st.sampled_from(STEP_TIMES)), config, submits, cancels)
@@ -154,6 +153,6 @@ def test_streams_carry_the_same_tokens(world: World, tick: float) -> None:
         emitted += stream.advance(now)
     assert {(e.id, e.time) for e in emitted if e.finished} == expected
     assert [e.time for e in emitted] == sorted(e.time for e in emitted)
-    lengths = {job.id: job.output_tokens for _, job in world.submits}
+    lengths = {job.id: job.output_tokens - job.produced for _, job in world.submits}
     for job_id, _ in expected:
         assert sum(e.tokens for e in emitted if e.id == job_id) == lengths[job_id]

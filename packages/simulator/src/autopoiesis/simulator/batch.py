@@ -24,6 +24,7 @@ class Sequence:
         "finish_step",
         "held",
         "job",
+        "landed",
         "order",
         "queued",
         "target",
@@ -32,10 +33,12 @@ class Sequence:
     def __init__(self, job: Job, order: int) -> None:
         self.job = job
         self.order = order
-        self.target = job.prompt_tokens
+        self.target = job.prompt_tokens + job.produced
+        self.landed = self.target - 1 if job.produced else 0
+        """Tokens whose KV cache comes with the job."""
         self.computed = 0
         self.held = 0
-        self.emitted = 0
+        self.emitted = job.produced
         self.base = 0
         self.finish_step = 0
         self.queued = True

@@ -56,6 +56,8 @@ class Job:
     """Lower goes first; equal ones in order of submission."""
     block_hashes: tuple[int, ...] = ()
     """Chained hashes of the leading blocks of the prompt; may go on into the output, for later turns to hit."""
+    produced: int = 0
+    """Tokens generated elsewhere before. The KV cache of all but the last of these, and of the prompt, comes with the job."""
 
 
 class Emission(NamedTuple):
@@ -91,6 +93,8 @@ def check(job: Job, config: EngineConfig) -> None:
         raise ValueError(
             f"job {job.id}: prompt {job.prompt_tokens} and output {job.output_tokens} tokens must be at least 1"
         )
+    if not 0 <= job.produced < job.output_tokens:
+        raise ValueError(f"job {job.id}: {job.produced} of {job.output_tokens} output tokens produced before")
     if job.prompt_tokens + job.output_tokens - 1 > config.kv_blocks * config.block_tokens:
         raise TooLongError(
             f"job {job.id}: {job.prompt_tokens} prompt and {job.output_tokens} output tokens exceed the KV cache of "

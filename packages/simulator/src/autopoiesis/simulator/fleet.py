@@ -6,15 +6,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Final, Literal
 
-from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.fleet import Heartbeat, Role
 from autopoiesis.simulator.engine import EngineConfig
 from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.models import model as shape_of
-from autopoiesis.simulator.steptime import AffineSteps, Steps, StepTime, kv_capacity_tokens
+from autopoiesis.simulator.steptime import LINK_EFFICIENCY, AffineSteps, Steps, StepTime, kv_capacity_tokens
 from autopoiesis.simulator.workload.window import SnapshotInfo
+
+
+NETWORK_BANDWIDTH: Final = 40e9
+"""What one 400 Gb/s InfiniBand port reaches (llm-d's tables: 40 GB/s; RoCE at 200 Gb/s 20, 25 Gb/s Ethernet 2.5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +31,18 @@ class ReplicaSpec:
     steps: Steps
     config: EngineConfig
     tp: int = 1
+    role: Role = "mixed"
+    """A replica that only computes prompts hands them over to one that decodes."""
     node: str = ""
     zone: str = ""
     preemptible: bool = False
     price: float = 0.0
     """Money per hour of the whole replica."""
+    kv_token_bytes: int = 0
+    link_bandwidth: float = 0.0
+    """Bytes per second to replicas of the same node."""
+    network_bandwidth: float = NETWORK_BANDWIDTH
+    """Bytes per second to replicas of other nodes."""
 
 
 ChangeKind = Literal["join", "drain", "notice", "fail", "sleep", "wake"]
@@ -102,16 +113,23 @@ class Fleet:
         block_tokens: int = 16,
         prefix_block_tokens: int = 0,
     ) -> Fleet:
-        """`2xH100 + 4xL40S`, with `/tpN` behind a GPU for tensor parallelism: `1xH100/tp2`. Raises `ValueError`."""
+        """`2xH100 + 4xL40S`, with `/tpN` behind a GPU for tensor parallelism and a role: `1xH100/tp2:prefill + 4xL4:decode`.
+
+        Raises `ValueError`.
+        """
         shape = model if isinstance(model, ModelShape) else shape_of(model)
         replicas: list[ReplicaSpec] = []
         for part in text.split("+"):
             found = re.fullmatch(
-                r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w .-]*?|4090)\s*(?:/\s*tp\s*(\d+))?\s*", part
+                r"\s*(?:(\d+)\s*[x×*]\s*)?([A-Za-z][\w .-]*?|4090)\s*(?:/\s*tp\s*(\d+))?\s*(?::\s*(mixed|prefill|decode))?\s*",
+                part,
             )
             if found is None:
-                raise ValueError(f"fleet {text!r}: {part.strip()!r} is not like 2xH100 or 1xH100/tp2")
+                raise ValueError(
+                    f"fleet {text!r}: {part.strip()!r} is not like 2xH100, 1xH100/tp2 or 1xL4:decode"
+                )
             count, name, tp = int(found[1] or 1), found[2], int(found[3] or 1)
+            role: Any = found[4] or "mixed"
             chip = gpu(name)
             capacity = kv_capacity_tokens(
                 chip,
@@ -137,10 +155,13 @@ class Fleet:
                         model=shape.name,
                         gpu=chip.name,
                         tp=tp,
+                        role=role,
                         steps=steps,
                         config=config,
                         node=f"node-{number}",
                         price=chip.price * tp,
+                        kv_token_bytes=shape.kv_bytes_per_token,
+                        link_bandwidth=chip.link_bandwidth * LINK_EFFICIENCY * tp,
                     )
                 )
         return cls(tuple(replicas))
@@ -206,12 +227,16 @@ def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_token
         model=beat.model,
         gpu=beat.gpu,
         tp=beat.tp,
+        role=beat.role,
         steps=_steps_of(beat, step_scale.get(beat.gpu, 1.0)),
         config=config,
         node=beat.node,
         zone=beat.zone,
         preemptible=beat.preemptible,
         price=beat.price,
+        kv_token_bytes=beat.kv_token_bytes,
+        link_bandwidth=beat.link_bandwidth,
+        network_bandwidth=beat.network_bandwidth or NETWORK_BANDWIDTH,
     )
     return _cached(spec, prefix_block_tokens)
 

@@ -119,7 +119,7 @@ class Replica(Batch):
     def submit(self, now: float, job: Job) -> None:
         """Queue a job; it joins at the next step. Raises `ValueError` where it is impossible or its id is in use."""
         job_id, prompt, output = job.id, job.prompt_tokens, job.output_tokens
-        if prompt < 1 or output < 1 or prompt + output > self._longest:
+        if prompt < 1 or output < 1 or prompt + output > self._longest or job.produced:
             check(job, self.config)
         if job_id in self._sequences:
             raise ValueError(f"job {job_id!r} is already here")
@@ -174,7 +174,7 @@ class Replica(Batch):
         sequence.cancelled = True
         if sequence.queued:
             self._waiting_count -= 1
-            self._waiting_tokens -= sequence.target
+            self._waiting_tokens -= sequence.target - sequence.landed
             while self._waiting and self._waiting[0][2].cancelled:
                 heappop(self._waiting)
         else:
@@ -428,7 +428,7 @@ class Replica(Batch):
     def _enqueue(self, sequence: Sequence) -> None:
         heappush(self._waiting, (sequence.job.priority, sequence.order, sequence))
         self._waiting_count += 1
-        self._waiting_tokens += sequence.target
+        self._waiting_tokens += sequence.target - sequence.landed
 
     def _admit(self, chunks: list[tuple[Sequence, int]], budget: int, used: int) -> None:
         """Take waiting jobs into this step while batch, budget and KV allow; the first that does not fit blocks the rest."""
@@ -440,11 +440,13 @@ class Replica(Batch):
             if sequence.cancelled:
                 heappop(waiting)
                 continue
-            hits, idle = self._match(sequence)
-            cached = hits * self.config.prefix_block_tokens
+            cached = sequence.landed
+            hits, idle = (0, 0) if cached else self._match(sequence)
+            shared = hits * self.config.prefix_block_tokens
+            cached += shared
             chunk = min(sequence.target - cached, budget)
             wanted = sequence.target if self.config.reserve_full_prompt else cached + chunk
-            need = (wanted - cached + pages - 1) // pages + idle
+            need = (wanted - shared + pages - 1) // pages + idle
             if used + need > self._blocks:
                 if not exact and self._cache is None:
                     exact = True
@@ -453,12 +455,12 @@ class Replica(Batch):
                 break
             heappop(waiting)
             self._waiting_count -= 1
-            self._waiting_tokens -= sequence.target
+            self._waiting_tokens -= sequence.target - sequence.landed
             self._start_prefill(sequence, hits, cached)
             chunks.append((sequence, chunk))
             budget -= chunk
             room -= 1
-            used += (chunk + pages - 1) // pages
+            used += (cached - shared + chunk + pages - 1) // pages
             if self._cache is not None:
                 self._share(sequence, cached + chunk)
                 used = self._blocks_in_use(1) + sum(self._private_pages(s, c) for s, c in chunks)
@@ -471,7 +473,7 @@ class Replica(Batch):
     def _start_prefill(self, sequence: Sequence, hits: int, cached: int) -> None:
         sequence.queued = False
         sequence.computed = cached
-        if self._cache is not None:
+        if self._cache is not None and not sequence.landed:
             self.prefix_queries += sequence.target
             self.prefix_hits += cached
             for block in sequence.job.block_hashes[:hits]:
@@ -552,7 +554,7 @@ class Replica(Batch):
             if self._stream and produced > victim.emitted:
                 self._emit(victim, produced, now)
             victim.target = victim.job.prompt_tokens + produced
-            victim.computed = 0
+            victim.computed = victim.landed = 0
             victim.queued = True
             self._enqueue(victim)
             self.preemptions += 1

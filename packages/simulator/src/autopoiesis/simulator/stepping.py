@@ -21,6 +21,8 @@ class _Sequence:
     computed: int = 0
     produced: int = 0
     emitted: int = 0
+    landed: int = 0
+    """Tokens whose KV cache comes with the job."""
     hashes: list[int] = field(default_factory=list)
     """Cached blocks that this sequence holds."""
 
@@ -58,7 +60,9 @@ class SteppingReplica:
         check(job, self.config)
         self._until(now)
         self._orders += 1
-        self._waiting.append(_Sequence(job, self._orders))
+        landed = job.prompt_tokens + job.produced - 1 if job.produced else 0
+        sequence = _Sequence(job, self._orders, produced=job.produced, emitted=job.produced, landed=landed)
+        self._waiting.append(sequence)
         if not self._step:
             self._end = now
 
@@ -86,7 +90,7 @@ class SteppingReplica:
     def load(self) -> tuple[int, int, int, int]:
         """Running, waiting, prompt tokens not computed yet, tokens in the KV cache (each sequence's own count)."""
         queued = [s for s in self._running if s.prefilling] + self._waiting
-        missing = sum(s.known - s.computed for s in queued)
+        missing = sum(s.known - (s.computed or s.landed) for s in queued)
         return len(self._running), len(self._waiting), missing, sum(s.computed for s in self._running)
 
     def _until(self, now: float) -> None:
@@ -207,7 +211,7 @@ class SteppingReplica:
 
     def _preempt(self, sequence: _Sequence) -> None:
         self._free(sequence)
-        sequence.computed = 0
+        sequence.computed = sequence.landed = 0
         sequence.prefilling = True
         self._waiting.append(sequence)
         self._waiting.sort(key=lambda s: s.rank)
@@ -220,16 +224,17 @@ class SteppingReplica:
             return False
         hits: list[int] = []
         held = self._held()
-        if config.prefix_block_tokens:
+        if config.prefix_block_tokens and not sequence.landed:
             for block in sequence.job.block_hashes[: (sequence.known - 1) // config.prefix_block_tokens]:
                 if block not in held and block not in self._idle:
                     break
                 hits.append(block)
-        cached = len(hits) * config.prefix_block_tokens
+        shared = len(hits) * config.prefix_block_tokens
+        cached = sequence.landed or shared
         tokens = min(sequence.known - cached, budget)
         wanted = sequence.known if config.reserve_full_prompt else cached + tokens
         revived = sum(block not in held for block in hits) * self._unit()
-        need = math.ceil((wanted - cached) / config.block_tokens) + revived
+        need = math.ceil((wanted - shared) / config.block_tokens) + revived
         if self._used() + need > config.kv_blocks:
             return False
         self._waiting.remove(sequence)
