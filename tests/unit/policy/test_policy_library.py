@@ -47,8 +47,8 @@ def test_says_what_it_is(name: str) -> None:
 
 
 def test_names_are_found_by_kind_and_unknown_ones_are_explained() -> None:
-    assert set(library.RIVALS) == set(library.names("dispatch"))
-    assert set(library.RIVALS) <= set(DISPATCH)
+    assert set(library.RIVALS) == {*library.names("dispatch"), *library.names("plan")}
+    assert set(library.names("dispatch")) <= set(DISPATCH)
     assert "round_robin" not in library.names("plan", every=True)
     with pytest.raises(KeyError, match="no shipped policy 'best'; there are capacity_proportional"):
         library.source("best")
