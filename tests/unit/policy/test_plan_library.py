@@ -7,10 +7,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_world import TYPES, context, makespan, moved, used
 
 from autopoiesis.policy import library
 from autopoiesis.policy.api import PlanContext, Replicas
-from plan_world import TYPES, context, makespan, moved, used
 
 PLANS = library.names("plan")
 CALM = settings(max_examples=5, deadline=None, derandomize=True)

@@ -351,7 +351,7 @@ class PlanContext:
         self.last: PlanContext | None = None  # observation at the last reschedule, None before the first
         self.history: tuple[
             PlanContext, ...
-        ] = ()  # earlier steps, oldest first, at most 32; their `last` is None and their `history` empty
+        ] = ()  # at most 32 earlier steps, oldest first, without their own
         self.toolkit: object = None  # cost model, MILP builder, seeded random numbers
 
 
