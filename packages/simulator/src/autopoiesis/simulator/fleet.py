@@ -16,7 +16,6 @@ from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.steptime import LINK_EFFICIENCY, AffineSteps, Steps, StepTime, kv_capacity_tokens
 from autopoiesis.simulator.workload.window import SnapshotInfo
 
-
 NETWORK_BANDWIDTH: Final = 40e9
 """What one 400 Gb/s InfiniBand port reaches (llm-d's tables: 40 GB/s; RoCE at 200 Gb/s 20, 25 Gb/s Ethernet 2.5)."""
 

@@ -54,6 +54,8 @@ class Run:
     ttft_s: Column
     tpot_s: Column
     e2e_s: Column
+    ended_s: Column
+    """When it ended, however it did, on the clock of `arrival_s`."""
     queue_wait_s: Column
     met: Column
     """Finished within its class's objectives."""
@@ -65,6 +67,8 @@ class Run:
     holds: Column
     fuel: Column
     fallback: Column
+    transfer_s: Column
+    """Moving the KV cache from a replica that computes prompts to one that decodes; 0 where nothing moved."""
     classes: tuple[str, ...]
     replicas: tuple[ReplicaTotals, ...]
     span_s: float
@@ -252,6 +256,7 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
         ttft_s=ttft,
         tpot_s=tpot,
         e2e_s=np.where(done, ended - arrival, np.nan),
+        ended_s=ended,
         queue_wait_s=np.array(rows.sent) - arrival,
         met=met,
         tokens=tokens,
@@ -262,6 +267,7 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
         holds=np.array(rows.holds, np.int64),
         fuel=np.array(rows.fuel, np.int64),
         fallback=np.array(rows.fallback, np.bool_),
+        transfer_s=np.array(rows.transfer_s),
         classes=trace.classes,
         replicas=tuple(outcome.replicas),
         span_s=max(0.0, float(arrival.max(initial=0.0)) - scored_from_s) if scored.any() else 0.0,

@@ -22,10 +22,13 @@ class Engine:
         "due",
         "held_from",
         "held_s",
+        "inbound",
         "joined",
         "left",
+        "link_free",
         "loading_s",
         "loss_at",
+        "prefills",
         "ready_at",
         "received",
         "replica",
@@ -39,6 +42,11 @@ class Engine:
     def __init__(self, spec: ReplicaSpec, now: float, perturb: Callable[[], float] | None) -> None:
         self.spec = spec
         self.replica = Replica(spec.steps, spec.config, perturb=perturb)
+        self.prefills = spec.role == "prefill"
+        self.inbound = 0
+        """Prompts on their way here from replicas that computed them."""
+        self.link_free = now
+        """When its link has moved all that left it."""
         self.state: ReplicaState = "ready"
         self.joined = now
         """When it was last ready."""
@@ -95,6 +103,7 @@ class Engine:
             model=spec.model,
             gpu=spec.gpu,
             tp=spec.tp,
+            role=spec.role,
             zone=spec.zone,
             preemptible=spec.preemptible,
             notice_s=None if self.loss_at == math.inf else max(0.0, self.loss_at - now),
@@ -108,6 +117,9 @@ class Engine:
             max_running=spec.config.max_running,
             step_time_s=stats.step_time,
             step_model=self.step_model,
+            kv_token_bytes=spec.kv_token_bytes,
+            link_bandwidth=spec.link_bandwidth,
+            network_bandwidth=spec.network_bandwidth,
             prefix_queries=stats.prefix_queries,
             prefix_hits=stats.prefix_hits,
             received=self.received.copy(),

@@ -26,6 +26,7 @@ class Rows:
         "replica",
         "sent",
         "tokens",
+        "transfer_s",
     )
 
     def __init__(self, rows: int) -> None:
@@ -41,6 +42,8 @@ class Rows:
         self.fuel = [0] * rows
         self.fallback = [False] * rows
         self.tokens = [0] * rows
+        self.transfer_s = [0.0] * rows
+        """Of its KV cache from the replica that computed the prompt, waiting for the link included."""
 
 
 @dataclass(slots=True, kw_only=True)

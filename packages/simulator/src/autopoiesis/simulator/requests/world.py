@@ -36,6 +36,7 @@ from autopoiesis.simulator.requests.outcome import (
 )
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.settings import WorldSettings
+from autopoiesis.simulator.requests.transfers import Transfers
 from autopoiesis.simulator.workload.window import InFlight
 
 _REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(6)
@@ -90,6 +91,15 @@ class World:
             beat_later=lambda at, engine: self._push(at, _BEAT, engine),
         )
         self._engines, self._index = self._members.engines, self._members.index
+        self._transfers = Transfers(
+            prepared,
+            self._rows,
+            self._members,
+            latency_s=settings.latency_s,
+            later=lambda at, call: self._push(at, _CALL, call),
+            landed=self._schedule,
+            broken=self._broken,
+        )
         for spec in fleet.replicas:
             self._members.add(self._now, spec)
         self._restore(in_flight)
@@ -222,6 +232,8 @@ class World:
             self._refused(now, action)
         elif type(action) is ev.Abort:
             self._sends.append((now + self._settings.latency_s, router, action, self._row(action.request_id)))
+        elif type(action) is ev.HandOver:
+            self._transfers.start(now, self._row(action.request_id), router, action)
         elif type(action) is ev.Lost:
             self._end(now, self._row(action.request_id), FAILED)
         elif type(action) is ev.Fault:
@@ -274,14 +286,20 @@ class World:
             return
         engine.received[f"router-{router}"] = action.nth
         prepared = self._prepared
-        job = Job(row, prepared.prompt[row], prepared.output[row], action.priority, prepared.blocks[row])
+        if engine.prefills and prepared.output[row] > 1:
+            job = self._transfers.prompt_only(row, action.priority)
+        else:
+            job = Job(row, prepared.prompt[row], prepared.output[row], action.priority, prepared.blocks[row])
         try:
             engine.replica.submit(now, job)
         except TooLongError:
-            self._tell(now, router, ev.Ended(request_id=action.request_id, code="invalid_request"))
-            self._end(now, row, FAILED)
+            self._broken(now, row, ev.Ended(request_id=action.request_id, code="invalid_request"))
             return
         self._schedule(engine)
+
+    def _broken(self, now: float, row: int, event: ev.Ended) -> None:
+        self._tell(now, self._prepared.router[row], event)
+        self._end(now, row, FAILED)
 
     def _undeliverable(self, now: float, router: int, send: ev.Send, engine: Engine) -> None:
         if engine.state != "failed":
@@ -318,6 +336,9 @@ class World:
             self._tell(now, router, ev.Tokens(request_id, 1))
         if finished:
             output = prepared.output[row]
+            if rows.tokens[row] < output:
+                self._tell(now, router, ev.Prefilled(request_id))
+                return
             self._tell(
                 now,
                 router,
