@@ -349,9 +349,7 @@ class PlanContext:
         self.gpus: tuple[GpuPool, ...] = ()  # capacity now
         self.plan: tuple[Replicas, ...] | None = None  # the deployed plan, None at cold start
         self.last: PlanContext | None = None  # observation at the last reschedule, None before the first
-        self.history: tuple[
-            PlanContext, ...
-        ] = ()  # at most 32 earlier steps, oldest first, without their own
+        self.history: tuple[PlanContext, ...] = ()  # earlier steps, oldest first, at most 32
         self.toolkit: object = None  # cost model, MILP builder, seeded random numbers
 
 
