@@ -121,13 +121,14 @@ class Dispatcher:
             raise ValueError(f"request id {event.request_id!r} is in use")
         model = self._models.get(event.model) or self._model(event.model)
         tokens = model.ratio.tokens(event.prompt_bytes)
+        expected, limit = model.lengths.expected(event.klass, tokens), event.max_tokens
         ticket = Ticket(
             event,
             self._seq,
             now,
             model,
             tokens,
-            min(model.lengths.expected(event.klass, tokens), event.max_tokens),
+            expected if expected < limit else limit,
             self._tenants.get(event.tenant),
             self._sessions.get(event.session) if event.session else NO_SESSION,
             self._workflows.get(event.workflow) if event.workflow else None,
@@ -169,8 +170,8 @@ class Dispatcher:
         self._holding.room(now, state.model)
 
     def _tokens(self, now: float, event: ev.Tokens, out: list[ev.Action]) -> None:
-        ticket = self._live.get(event.request_id)
-        if ticket is None or ticket.replica is None or event.count <= 0:
+        ticket, count = self._live.get(event.request_id), event.count
+        if ticket is None or ticket.replica is None or count <= 0:
             return
         if ticket.first_at is None:
             learning.first_token(now, ticket)
@@ -185,7 +186,8 @@ class Dispatcher:
         if ticket is None:
             return
         state, finished = ticket.replica, event.code is None
-        tokens = max(event.output_tokens, ticket.tokens)
+        told, seen = event.output_tokens, ticket.tokens
+        tokens = told if told > seen else seen
         if state is not None:
             learning.ended(now, ticket, event, tokens)
             state.ended(ticket)
@@ -261,6 +263,9 @@ class Dispatcher:
             return
         ticket.no_replica_since = None
         verdict = self._ask(now, ticket, offer, out)
+        if type(verdict) is Assign:
+            self._send(now, ticket, offer, verdict, False, out)
+            return
         if verdict is HOLD:
             self._counters.holds += 1
             ticket.holds += 1
@@ -272,21 +277,19 @@ class Dispatcher:
         elif verdict is REJECT and self._may_reject(now, ticket):
             self._refuse(now, ticket, "rejected", out)
             return
-        fallback = not isinstance(verdict, Assign)
-        if fallback:
-            verdict = self._control.fallback.route(now, ticket, offer)
+        verdict = self._control.fallback.route(now, ticket, offer)
         assert isinstance(verdict, Assign)
-        self._send(now, ticket, offer, verdict, fallback, out)
+        self._send(now, ticket, offer, verdict, True, out)
 
     def _ask(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> RouteDecision | None:
         """The policy's answer; None where it has none to give."""
-        control = self._control
-        if control.quarantined:
+        decider = self._control.decider
+        if decider is self._control.fallback:
             self._fuel.spent += len(offer.states)
             return None
         before = ticket.fuel
         try:
-            return control.decider.route(now, ticket, offer)
+            return decider.route(now, ticket, offer)
         except Exception as error:
             self._fault(now, error, out)
             return None
@@ -309,14 +312,16 @@ class Dispatcher:
         if ticket.queued:
             ticket.model.queue.remove(ticket)
         ticket.due = math.inf
-        state, event = offer.states[assign.replica], ticket.event
-        blocks = event.block_hashes
-        hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens if blocks else 0
-        ticket.uncached = ticket.prompt_tokens - hit if hit < ticket.prompt_tokens else 0
-        if self._control.decider.predicts or ticket.seq % LEARN_EVERY == 0:
+        state, event, control = offer.states[assign.replica], ticket.event, self._control
+        blocks, uncached = event.block_hashes, ticket.prompt_tokens
+        if blocks:
+            hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens
+            uncached = uncached - hit if hit < uncached else 0
+        ticket.uncached = uncached
+        if control.decider.predicts or ticket.seq % LEARN_EVERY == 0:
             if state.dirty or state.stale:
                 state.predict(now, offer.routers)
-            ticket.raw_ttft = state.latency.raw_ttft(ticket.uncached)
+            ticket.raw_ttft = state.latency.raw_ttft(uncached)
             ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
         if assign.decode >= 0:
             ticket.decode = offer.states[assign.decode]
@@ -339,8 +344,8 @@ class Dispatcher:
                 priority=assign.priority,
                 decode=offer.states[assign.decode].name if assign.decode >= 0 else "",
                 attempt=ticket.attempts + 1,
-                epoch=self._control.epoch,
-                policy=self._control.policy.hash,
+                epoch=control.epoch,
+                policy=control.policy.hash,
                 fallback=fallback,
                 holds=ticket.holds,
                 fuel=ticket.fuel,
@@ -423,7 +428,7 @@ class Dispatcher:
     def _close(self, now: float, ticket: Ticket, tokens: int, *, natural: bool, finished: bool) -> None:
         del self._live[ticket.event.request_id]
         if tokens:
-            learning.length(ticket, tokens, natural)
+            ticket.model.lengths.observe(ticket.event.klass, ticket.prompt_tokens, tokens, natural)
         if ticket.workflow:
             service = now - ticket.sent_at if finished else 0.0
             ticket.workflow.closed(ticket.seq, time_alone(ticket, tokens), service, finished)

@@ -21,11 +21,10 @@ class Decaying:
         return self._sum * 0.5 ** ((now - self._at) / self._half_life) if self._sum else 0.0
 
     def add(self, now: float, amount: float) -> None:
-        if self._sum and now != self._at:
-            amount += self._sum * 0.5 ** ((now - self._at) / self._half_life)
-        else:
-            amount += self._sum
-        self._sum = amount
+        past = self._sum
+        if past and now != self._at:
+            past *= 0.5 ** ((now - self._at) / self._half_life)
+        self._sum = past + amount
         self._at = now
 
 
@@ -90,4 +89,5 @@ class PromptRatio:
         self.value = self._tokens / self._bytes
 
     def tokens(self, prompt_bytes: int) -> int:
-        return max(1, math.ceil(prompt_bytes * self.value))
+        tokens = math.ceil(prompt_bytes * self.value)
+        return tokens if tokens > 1 else 1

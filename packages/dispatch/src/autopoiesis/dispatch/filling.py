@@ -41,7 +41,7 @@ REQUEST: Final[dict[str, str]] = {
 
 CONTEXT: Final[dict[str, str]] = {
     "now": "now",
-    "queue_length": "len(m.queue)",
+    "queue_length": "len(m.queue.entries)",
     "queued_prompt_tokens": "m.queue.prompt_tokens",
     "arrival_rate": "c.arrival_rate(now)",
     "arrival_rate_60": "c.arrival_rate_60(now)",

@@ -39,10 +39,10 @@ class Holding:
     @property
     def next_due(self) -> float:
         """When something is to be done, inf if nothing waits."""
-        timers = self._timers
+        timers, pass_at = self._timers, self._pass_at
         while timers and not _in_force(timers[0]):
             heappop(timers)
-        return min(self._pass_at, timers[0][0]) if timers else self._pass_at
+        return timers[0][0] if timers and timers[0][0] < pass_at else pass_at
 
     def watch(self, ticket: Ticket, until: float) -> None:
         """Look at a queued request at `until` at the latest."""
@@ -61,7 +61,7 @@ class Holding:
 
     def room(self, now: float, model: ModelState) -> None:
         """Held requests of this model may find room now."""
-        if len(model.queue):
+        if model.queue.entries:
             model.queue.begin_pass()
             self._restless[model.number] = model
             self._pass_at = min(self._pass_at, max(now, self._last_pass + self._settings.wake_interval_s))

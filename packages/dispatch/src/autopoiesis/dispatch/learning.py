@@ -21,8 +21,9 @@ def arrived(now: float, ticket: Ticket) -> None:
 def charge(now: float, ticket: Ticket, tokens: int) -> None:
     """Tokens were served to its tenant and session."""
     ticket.tenant.service.add(now, tokens)
-    if ticket.session is not NO_SESSION:
-        ticket.session.service.add(now, tokens)
+    session = ticket.session
+    if session is not NO_SESSION:
+        session.service.add(now, tokens)
 
 
 def first_token(at: float, ticket: Ticket) -> None:
@@ -40,29 +41,24 @@ def ended(now: float, ticket: Ticket, event: Ended, tokens: int) -> None:
     assert state is not None
     if ticket.first_at is None and event.first_token_s > 0:
         first_token(min(now, ticket.sent_at + event.first_token_s), ticket)
-    finished = event.code is None
-    if finished and tokens > 1 and ticket.first_at is not None and ticket.raw_tpot:
+    code = event.code
+    if code is None and ticket.raw_tpot and tokens > 1 and ticket.first_at is not None:
         state.latency.tpot_correction.observe(ticket.raw_tpot, (now - ticket.first_at) / (tokens - 1))
-    state.faults.observe(now, event.code in REPLICA_FAILURES)
+    state.faults.observe(now, code in REPLICA_FAILURES)
     charge(now, ticket, tokens - ticket.charged)
     if event.prompt_tokens and ticket.event.prompt_bytes:
         ticket.model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
 
 
-def length(ticket: Ticket, tokens: int, natural: bool) -> None:
-    """An answer ended; `natural` where nothing cut it short."""
-    ticket.model.lengths.observe(ticket.event.klass, ticket.prompt_tokens, tokens, natural)
-
-
 def judged(now: float, ticket: Ticket, tokens: int, finished: bool) -> None:
     """An end of which the client heard: were the objectives met?"""
-    event, first = ticket.event, ticket.first_at
     counts = ticket.model.traffic.at(now)
     counts.judged += 1
     if not finished:
         return
     counts.ends += 1
     counts.output_tokens += tokens
+    event, first = ticket.event, ticket.first_at
     if (now if first is None else first) - ticket.arrival <= event.ttft_slo:
         pace = 0.0 if first is None or tokens < 2 else (now - first) / (tokens - 1)
         counts.met += pace <= event.tpot_slo

@@ -16,27 +16,16 @@ class Level:
     exponential lifetimes under censoring. The level above serves as prior.
     """
 
-    __slots__ = ("_ends", "_parent", "_tokens", "mean")
+    __slots__ = ("ends", "mean", "tokens")
 
-    def __init__(self, parent: Level | None, mean: float) -> None:
-        self._parent = parent
-        self._tokens = 0.0
-        self._ends = 0.0
+    def __init__(self, mean: float) -> None:
+        self.tokens = 0.0
+        self.ends = 0.0
         self.mean = mean
 
-    def observe(self, tokens: int, natural: bool, prior: float) -> float:
-        """Returns the new mean; `prior` is that of the level above."""
-        most = OUTLIER * self.mean
-        self._tokens = self._tokens * KEEP + min(most, tokens)
-        self._ends = self._ends * KEEP + natural
-        self.mean = (self._tokens + PRIOR_WEIGHT * prior) / (self._ends + PRIOR_WEIGHT)
-        return self.mean
 
-    def expected(self) -> float:
-        parent = self._parent
-        if parent is None:
-            return self.mean
-        return (self._tokens + PRIOR_WEIGHT * parent.mean) / (self._ends + PRIOR_WEIGHT)
+Path = tuple[Level, Level, Level]
+"""From all requests to a class, and on to its prompts of one magnitude."""
 
 
 class OutputLengths:
@@ -46,32 +35,37 @@ class OutputLengths:
 
     def __init__(self, prior: float) -> None:
         self._prior = prior
-        self._all = Level(None, prior)
-        self._classes: dict[str, list[Level]] = {}
-        self._levels("")
+        self._all = Level(prior)
+        self._classes: dict[str, list[Path]] = {}
+        self._path("", 0)
 
     def expected(self, klass: str, prompt_tokens: int) -> float:
         """Mean length to be expected, before any limit of the request."""
-        return self._levels(klass)[min(prompt_tokens.bit_length(), BUCKETS)].expected()
+        _, whole, level = self._path(klass, prompt_tokens)
+        return (level.tokens + PRIOR_WEIGHT * whole.mean) / (level.ends + PRIOR_WEIGHT)
 
     def observe(self, klass: str, prompt_tokens: int, tokens: int, natural: bool) -> None:
         """An answer ended; `natural` where nothing cut it short."""
-        levels = self._levels(klass)
-        mean = self._all.observe(tokens, natural, self._prior)
-        mean = levels[0].observe(tokens, natural, mean)
-        levels[min(prompt_tokens.bit_length(), BUCKETS)].observe(tokens, natural, mean)
+        mean = self._prior
+        for level in self._path(klass, prompt_tokens):
+            most = OUTLIER * level.mean
+            level.tokens = total = level.tokens * KEEP + (tokens if tokens < most else most)
+            level.ends = ends = level.ends * KEEP + natural
+            level.mean = mean = (total + PRIOR_WEIGHT * mean) / (ends + PRIOR_WEIGHT)
 
     @property
     def mean(self) -> float:
         """Over all classes."""
         return self._all.mean
 
-    def _levels(self, klass: str) -> list[Level]:
-        """The class as a whole, then its prompts of 1, 2-3, 4-7, ... tokens."""
-        levels = self._classes.get(klass)
-        if levels is None:
+    def _path(self, klass: str, prompt_tokens: int) -> Path:
+        """Prompts of 0, 1, 2-3, 4-7, ... tokens have levels of their own."""
+        paths = self._classes.get(klass)
+        if paths is None:
             if len(self._classes) >= MAX_CLASSES:
-                return self._levels("")
-            whole = Level(self._all, self._all.mean)
-            levels = self._classes[klass] = [whole, *(Level(whole, whole.mean) for _ in range(BUCKETS))]
-        return levels
+                return self._path("", prompt_tokens)
+            mean = self._all.mean
+            whole = Level(mean)
+            paths = self._classes[klass] = [(self._all, whole, Level(mean)) for _ in range(BUCKETS + 1)]
+        magnitude = prompt_tokens.bit_length()
+        return paths[magnitude if magnitude < BUCKETS else BUCKETS]

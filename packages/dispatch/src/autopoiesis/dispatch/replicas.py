@@ -29,10 +29,9 @@ class ReplicaState:
         "_fresh_kv",
         "_fresh_live",
         "_fresh_prefill",
-        "_generated",
+        "_held",
         "_prefill_sent",
-        "_prefilled",
-        "_released",
+        "_queued",
         "beat",
         "beat_at",
         "dirty",
@@ -69,18 +68,19 @@ class ReplicaState:
         self._prefill_sent = Decaying(PREFILL_RATE_HALF_LIFE_S)
         self._fresh: deque[tuple[int, Ticket]] = deque()  # with their `nth`; ended ones stay in
         self._clear()
+        self._settle()
 
     def _clear(self) -> None:
         self._fresh_live = 0
         self._fresh_prefill = 0  # prompt tokens of fresh sends without a first token
         self._fresh_kv = 0  # prompt tokens of fresh sends
-        self._settle()
 
     def _settle(self) -> None:
-        self._prefilled = 0  # prompt tokens of included sends that got their first token since the heartbeat
+        """Start from the heartbeat's figures."""
+        beat = self.beat
         self._ended = 0  # included sends that ended since
-        self._released = 0  # KV tokens these held
-        self._generated = 0  # tokens that came since
+        self._queued = beat.queued_prefill_tokens if beat else 0  # less included sends' that got a first token since
+        self._held = beat.kv_used_tokens if beat else 0  # with what came since, without what ended since
 
     def void(self) -> list[Ticket]:
         """The engine is gone or new: forget what was in it and return the requests that were running there."""
@@ -88,6 +88,7 @@ class ReplicaState:
         self.flights.clear()
         self._fresh.clear()
         self._clear()
+        self._settle()
         self.ready = False
         self.dirty = True
         return orphans
@@ -114,66 +115,70 @@ class ReplicaState:
             self._fresh_prefill -= ticket.uncached
 
     def sent(self, now: float, ticket: Ticket) -> None:
-        self.nth += 1
-        ticket.nth = self.nth
+        uncached = ticket.uncached
+        self.nth = ticket.nth = nth = self.nth + 1
         ticket.replica = self
         ticket.sent_at = now
         ticket.included = False
         self.flights[ticket.event.request_id] = ticket
-        self._fresh.append((self.nth, ticket))
+        self._fresh.append((nth, ticket))
         self._fresh_live += 1
-        self._fresh_prefill += ticket.uncached
-        self._fresh_kv += ticket.uncached
-        self._prefill_sent.add(now, ticket.uncached)
+        self._fresh_prefill += uncached
+        self._fresh_kv += uncached
+        self._prefill_sent.add(now, uncached)
         self.dirty = True
 
     def first_token(self, ticket: Ticket) -> None:
         """To be called before `ticket.first_at` is set."""
         if ticket.included:
-            self._prefilled += ticket.uncached
+            self._computed(ticket.uncached)
         else:
             self._fresh_prefill -= ticket.uncached
         self.dirty = True
 
+    def _computed(self, tokens: int) -> None:
+        """Prompt tokens that the heartbeat had as queued are held now; what it had not as queued it had as held."""
+        queued = self._queued
+        if queued > 0:
+            self._held += tokens if tokens < queued else queued
+        self._queued = queued - tokens
+
     def generated(self, tokens: int) -> None:
-        self._generated += tokens
+        self._held += tokens
         self.dirty = True
 
     def ended(self, ticket: Ticket) -> None:
         del self.flights[ticket.event.request_id]
         if ticket.included:
             self._ended += 1
-            self._released += ticket.prompt_tokens + ticket.tokens
+            self._held -= ticket.prompt_tokens + ticket.tokens
             if ticket.first_at is None:
-                self._prefilled += ticket.uncached
+                self._computed(ticket.uncached)
         else:
             self._unfreshen(ticket)
-            self._generated -= ticket.tokens
+            self._held -= ticket.tokens
         ticket.replica = None
         self.dirty = True
 
     def refresh(self) -> None:
         """Bring the corrected fields of the view up to what is known now."""
-        beat = self.beat
+        view, beat, ended = self.view, self.beat, self._ended
         assert beat is not None
-        limit = beat.max_running
-        running = beat.running - self._ended if beat.running > self._ended else 0
+        running = beat.running - ended if beat.running > ended else 0
         waiting = beat.waiting + self._fresh_live
         if waiting:
+            limit = beat.max_running
             # Waiting with room in the batch means that the KV cache is full: then only ended sequences make room.
             starved = beat.waiting > 0 and (not limit or beat.running < limit)
-            room = self._ended if starved else limit - running if limit else waiting
-            admitted = waiting if waiting < room else max(0, room)
+            room = ended if starved else limit - running if limit else waiting
+            admitted = waiting if waiting < room else room if room > 0 else 0
             running += admitted
             waiting -= admitted
-        queued = beat.queued_prefill_tokens - self._prefilled
-        computed = min(self._prefilled, beat.queued_prefill_tokens)  # since then; no longer queued but held
-        held = beat.kv_used_tokens + computed - self._released + self._generated
-        view = self.view
+        queued, held = self._queued, self._held
         view.running = running
         view.waiting = waiting
-        view.queued_prefill_tokens = max(0, queued) + self._fresh_prefill
-        view.kv_used_tokens = max(0, held) + self._fresh_kv
+        view.queued_prefill_tokens = self._fresh_prefill + (queued if queued > 0 else 0)
+        view.kv_used_tokens = self._fresh_kv + (held if held > 0 else 0)
         view.inflight = len(self.flights)
         self.dirty = False
         self.stale = True

@@ -51,8 +51,9 @@ class Traffic:
 
     def at(self, now: float) -> Counts:
         """The counts to add to."""
-        if now >= self._until:
-            self._advance(math.floor(now))
+        if now < self._until:
+            return self._current
+        self._advance(math.floor(now))
         return self._current
 
     def _advance(self, tick: int) -> None:
