@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -13,13 +13,17 @@ from autopoiesis.contracts.messages.fleet import ReplicaState, StepModel
 from autopoiesis.contracts.messages.infer import FailureCode, FinishReason, Generate
 from autopoiesis.contracts.messages.telemetry import StepRecord
 
+if TYPE_CHECKING:
+    MaybeRaw = msgspec.Raw | None
+else:
+    MaybeRaw = msgspec.Raw  # msgspec reads Raw in no union; what is left out stays None
+
 
 class EngineStartError(Exception):
     """The engine is not usable now; the message says what was tried and what to check."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False, tag="piece", omit_defaults=True):
     """Tokens of one choice since its last piece."""
 
     text: str = ""
@@ -27,9 +31,9 @@ class Piece:
     index: int = 0
     token_ids: tuple[int, ...] = ()
     """Of these tokens, where the engine tells: with them the stream can go on at another replica."""
-    delta: msgspec.Raw | None = None
+    delta: MaybeRaw = None
     """OpenAI delta object where text alone does not say it."""
-    choice: msgspec.Raw | None = None
+    choice: MaybeRaw = None
     """OpenAI's whole choice object where text and delta do not say it (log-probabilities)."""
     finish_reason: FinishReason | None = None
     """This choice ended so, where several choices may end differently."""
@@ -40,8 +44,7 @@ class Piece:
         return self.delta is None and self.choice is None and self.finish_reason is None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="ended", omit_defaults=True):
     """The request ended well."""
 
     finish_reason: FinishReason
@@ -51,15 +54,14 @@ class Ended:
     cached_tokens: int = 0
     first_token_s: float = 0.0
     """Seconds from `generate` to the first token."""
-    body: msgspec.Raw | None = None
+    body: MaybeRaw = None
     """The engine's complete OpenAI answer, of requests that do not stream."""
     content: bytes = b""
     """The engine's complete answer where it is not JSON."""
     content_type: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="broken", omit_defaults=True):
     """The request did not end well."""
 
     code: FailureCode
@@ -90,6 +92,8 @@ class EngineStats:
     step_model: StepModel | None = None
     prefix_queries: int = 0
     prefix_hits: int = 0
+    restarts: int = 0
+    """How often the engine died and was started again; what was known of its caches is void then."""
     adapters: tuple[str, ...] = ()
     evictions: int = 0
     evicted: tuple[int, ...] = ()
