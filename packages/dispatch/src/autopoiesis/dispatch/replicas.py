@@ -79,7 +79,9 @@ class ReplicaState:
         """Start from the heartbeat's figures."""
         beat = self.beat
         self._ended = 0  # included sends that ended since
-        self._queued = beat.queued_prefill_tokens if beat else 0  # less included sends' that got a first token since
+        self._queued = (
+            beat.queued_prefill_tokens if beat else 0
+        )  # less included sends' that got a first token since
         self._held = beat.kv_used_tokens if beat else 0  # with what came since, without what ended since
 
     def void(self) -> list[Ticket]:
