@@ -58,6 +58,8 @@ class Job:
     """Chained hashes of the leading blocks of the prompt; may go on into the output, for later turns to hit."""
     produced: int = 0
     """Tokens generated elsewhere before. The KV cache of all but the last of these, and of the prompt, comes with the job."""
+    cached_tokens: int = 0
+    """Written by the engine: tokens of the prompt that its prefix cache held when it began."""
 
 
 class Emission(NamedTuple):

@@ -6,18 +6,26 @@ a hash queue among the others.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
+from typing import Final
+
+MOST_EVICTED: Final = 1024
+"""Evicted hashes that are remembered for whoever wants to know."""
 
 
 class PrefixCache:
     """Counts in KV blocks; each hash stands for `unit` blocks."""
 
-    __slots__ = ("_held", "_idle", "_stamp", "idle_blocks", "unit")
+    __slots__ = ("_held", "_idle", "_stamp", "evicted", "evictions", "idle_blocks", "unit")
 
     def __init__(self, unit: int) -> None:
         self.unit = unit
         self.idle_blocks = 0
+        self.evictions = 0
+        """Hashes that have left."""
+        self.evicted: deque[int] = deque(maxlen=MOST_EVICTED)
+        """The last of them, oldest first."""
         self._held: dict[int, int] = {}
         self._idle: OrderedDict[int | tuple[int], int] = OrderedDict()
         self._stamp = 0
@@ -66,7 +74,10 @@ class PrefixCache:
     def shrink(self, limit: int) -> None:
         """Reuse the oldest idle blocks until at most `limit` are left."""
         while self.idle_blocks > limit:
-            _, blocks = self._idle.popitem(last=False)
+            block, blocks = self._idle.popitem(last=False)
+            if isinstance(block, int):
+                self.evictions += 1
+                self.evicted.append(block)
             excess = self.idle_blocks - limit
             self.idle_blocks -= blocks
             if blocks > excess:

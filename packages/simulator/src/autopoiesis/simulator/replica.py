@@ -221,6 +221,17 @@ class Replica(Batch):
             preemptions=self.preemptions,
         )
 
+    @property
+    def evictions(self) -> int:
+        """Prompt blocks that have left the prefix cache."""
+        return self._cache.evictions if self._cache is not None else 0
+
+    def evicted(self, before: int) -> tuple[int, ...]:
+        """Prompt blocks that left after the first `before`, oldest first; of very many the last ones."""
+        if self._cache is None or self._cache.evictions <= before:
+            return ()
+        return tuple(self._cache.evicted)[before - self._cache.evictions :]
+
     def drop_all(self) -> list[RequestId]:
         """The engine dies: forget every job and cached block; ids of the lost jobs in order of submission."""
         lost = list(self._sequences)
@@ -476,6 +487,7 @@ class Replica(Batch):
         if self._cache is not None and not sequence.landed:
             self.prefix_queries += sequence.target
             self.prefix_hits += cached
+            sequence.job.cached_tokens = min(cached, sequence.job.prompt_tokens)
             for block in sequence.job.block_hashes[:hits]:
                 self._cache.hold(block)
             sequence.held = hits
