@@ -12,15 +12,16 @@ from autopoiesis.contracts.messages.policy import Score
 from autopoiesis.policy import library
 from autopoiesis.policy.language import policy_hash
 from autopoiesis.synthesizer import prompt
-from autopoiesis.synthesizer.archive import Archive
+from autopoiesis.synthesizer.archive import Archive, Islands
 from autopoiesis.synthesizer.budget import Budget, Limits
 from autopoiesis.synthesizer.candidates import Result, Scored
-from autopoiesis.synthesizer.evolution import Arm, Evolution, Plan
+from autopoiesis.synthesizer.evolution import Arm, Evolution
 from autopoiesis.synthesizer.features import features
 from autopoiesis.synthesizer.fitness import Bounds, judge
 from autopoiesis.synthesizer.proposers.base import Draft, Task
 from autopoiesis.synthesizer.proposers.mutator import Mutator
 from autopoiesis.synthesizer.replay import FailedReplayError, Pass
+from autopoiesis.synthesizer.scoring import Plan, WindowScorer
 from autopoiesis.synthesizer.situation import Situation
 
 BOUNDS = Bounds(max_rejected=0.1, max_class_loss=0.05, max_fuel=1000.0)
@@ -39,6 +40,10 @@ def constant(value, fitness):
     )
 
 
+def niche(found):
+    return features(found.source).cell
+
+
 def test_features_name_the_cell():
     assert features(library.source("round_robin")).cell == "plain/0"
     assert features(library.source("slo_triage_hold")).cell.startswith("defers+predicts+local/")
@@ -47,7 +52,7 @@ def test_features_name_the_cell():
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 20).map(lambda n: n / 10)), max_size=40))
 def test_a_cell_keeps_its_best_and_the_newest_result_of_each(entries):
-    archive = Archive(per_cell=3)
+    archive = Archive(niche, per_cell=3)
     archive.add(constant(value, fitness) for value, fitness in entries)
     (cell,) = archive.cells.values() or [()]
     newest = dict(entries)
@@ -58,15 +63,37 @@ def test_a_cell_keeps_its_best_and_the_newest_result_of_each(entries):
 
 
 def test_cells_protect_what_is_different():
-    archive = Archive(per_cell=1)
+    archive = Archive(niche, per_cell=1)
     archive.add(
         [policy("slo_triage", 2.0), policy("round_robin", 0.1), *(constant(n, 0.05) for n in range(5))]
     )
     assert {e.title for e in archive.ranked()} >= {"slo_triage", "round_robin"}
 
 
+def test_islands_breed_apart_until_their_best_migrate():
+    islands = Islands(niche, 3)
+    islands.add([constant(1, 0.1)])
+    islands.add([constant(2, 0.9)], 1)
+    rng = Random(0)
+    assert [islands.parents(1, rng, n)[0].fitness for n in range(3)] != [0.9, 0.9, 0.9]
+    assert 0.9 not in {p.fitness for p in islands.parents(5, rng, 2)}
+    islands.migrate()
+    assert 0.9 in {p.fitness for p in islands.parents(5, rng, 2)}
+    assert 0.9 not in {p.fitness for p in islands.parents(5, rng, 0)}
+    assert [p.fitness for p in islands.ranked()] == [0.9, 0.1]
+
+
+def test_inspirations_come_from_other_cells_than_the_parents():
+    islands = Islands(niche, 2)
+    islands.add(
+        [policy("slo_triage", 2.0), policy("round_robin", 0.1), policy("least_predicted_ttft", 0.5)], 1
+    )
+    found = islands.others([policy("slo_triage", 2.0)], 5, Random(0))
+    assert {p.title for p in found} == {"round_robin", "least_predicted_ttft"}
+
+
 def test_parents_are_distinct_best_first_and_mostly_good():
-    archive = Archive(per_cell=50)
+    archive = Archive(niche, per_cell=50)
     archive.add(constant(n, n / 10) for n in range(20))
     rng, counts = Random(0), dict.fromkeys(range(20), 0)
     for _ in range(300):
@@ -165,7 +192,8 @@ class Landscape:
 
 
 def search(budget, landscape):
-    return Evolution("s", "dispatch", landscape, budget, Plan((1.0, 1.3), 6, BOUNDS), Situation(), seed=1)
+    scorer = WindowScorer(landscape, Plan((1.0, 1.3), BOUNDS))
+    return Evolution("s", "dispatch", scorer, budget, 6, Situation(), seed=1, islands=2)
 
 
 async def test_the_search_climbs_and_proposes_what_it_measured_on_fresh_seeds():

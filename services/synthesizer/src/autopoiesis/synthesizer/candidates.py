@@ -7,15 +7,17 @@ from autopoiesis.contracts.messages.policy import Kind, Origin, Score
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One policy on the open snapshot. `fitness` is goodput relative to the incumbent's (1: equal), mean over loads."""
+    """One policy on the open snapshot. `fitness` is relative to the incumbent's (1: equal), higher is better."""
 
     fitness: float
     scores: tuple[Score, ...] = ()
     breakdown: dict[str, float] = field(default_factory=dict)
-    """Attainment per class and per GPU type, keyed `class interactive`, `gpu H100`."""
+    """Dispatch: attainment per class and per GPU type, keyed `class interactive`, `gpu H100`. Plan: the parts of the total time."""
     faults: int = 0
     stage: int = 0
     """How far it came in the successive halving; only results of the last stage are comparable with the incumbent."""
+    artifact: str = ""
+    """What happened, for the next prompt: a table, an explanation."""
 
 
 @dataclass(frozen=True, slots=True)

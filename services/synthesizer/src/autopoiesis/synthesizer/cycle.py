@@ -12,13 +12,14 @@ from autopoiesis.simulator.workload.window import Window
 from autopoiesis.store import BlobStore, Store
 from autopoiesis.synthesizer.budget import Budget
 from autopoiesis.synthesizer.candidates import Scored
-from autopoiesis.synthesizer.evolution import Evolution, Plan
+from autopoiesis.synthesizer.evolution import Evolution
 from autopoiesis.synthesizer.fitness import Bounds
 from autopoiesis.synthesizer.llm import LanguageModel
 from autopoiesis.synthesizer.memory import Memory, cycle_name
 from autopoiesis.synthesizer.proposers.llm import LlmProposer
 from autopoiesis.synthesizer.proposers.mutator import Mutator
 from autopoiesis.synthesizer.replay import FailedReplayError, Replays, newest
+from autopoiesis.synthesizer.scoring import Plan, WindowScorer
 from autopoiesis.synthesizer.settings import SynthesizerSettings
 from autopoiesis.synthesizer.situation import situation_of
 
@@ -63,11 +64,12 @@ class Cycle:
         evolution = self._evolution = Evolution(
             self.ready.scope,
             self._kind,
-            Replays(self._jail, window),
+            WindowScorer(Replays(self._jail, window), Plan(settings.loads, self._bounds)),
             self.budget,
-            Plan(settings.loads, settings.population, self._bounds),
+            settings.population,
             situation_of(window),
             seed=settings.seed + int(self.ready.snapshot[:8], 16),
+            islands=settings.islands,
         )
         evolution.tried += judged
         evolution.failures += [

@@ -9,22 +9,18 @@ from random import Random
 
 from autopoiesis.contracts.messages.policy import Kind, Score
 from autopoiesis.policy.language import policy_hash, verify
-from autopoiesis.synthesizer.archive import Archive
+from autopoiesis.synthesizer.archive import Islands
 from autopoiesis.synthesizer.budget import Budget
 from autopoiesis.synthesizer.candidates import Result, Scored, preference
-from autopoiesis.synthesizer.fitness import Bounds, judge
 from autopoiesis.synthesizer.proposers.base import Draft, Proposer, Task
-from autopoiesis.synthesizer.replay import FailedReplayError, Place, Replays
+from autopoiesis.synthesizer.replay import FailedReplayError
+from autopoiesis.synthesizer.scoring import Scorer
 from autopoiesis.synthesizer.situation import Situation
 
 log = logging.getLogger(__name__)
 
-FINAL = 3
-"""Stage whose results are compared and archived."""
 SLACK = 0.005
 """A candidate goes on to a dearer stage if it is at most this much below the best policy there; the generation's best always does."""
-FRESH_SEEDS = (101,)
-"""For the last check of the best: what was chosen on some seeds is measured on others."""
 RESERVE = 0.15
 """Share of the cycle's seconds that is kept for that check."""
 IID_EVERY = 5
@@ -32,27 +28,10 @@ IID_EVERY = 5
 SEEDS = 3
 """Seeds that go on to every stage, however far below the best."""
 PARENTS = 6
+INSPIRATIONS = 2
 FAILURES = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How candidates are raced."""
-
-    loads: tuple[float, ...]
-    population: int
-    bounds: Bounds
-    seeds: tuple[int, ...] = (0,)
-
-    @property
-    def stages(self) -> tuple[tuple[Place, tuple[float, ...], tuple[int, ...]], ...]:
-        """(place, loads, seeds), each stage dearer than the last."""
-        middle = self.loads[len(self.loads) // 2]
-        return (
-            ("stretch", (max(self.loads),), self.seeds[:1]),
-            ("window", (middle,), self.seeds[:1]),
-            ("window", self.loads, self.seeds),
-        )
+MIGRATE_EVERY = 4
+"""Generations after which each island's best goes to the next island."""
 
 
 @dataclass(slots=True)
@@ -72,29 +51,30 @@ class Arm:
 
 
 class Evolution:
-    """Searches policies that beat `incumbent` on the replays' window."""
+    """Searches policies that beat `incumbent` by `scorer`: `population` drafts a generation, generations on islands in turn."""
 
     def __init__(
         self,
         scope: str,
         kind: Kind,
-        replays: Replays,
+        scorer: Scorer,
         budget: Budget,
-        plan: Plan,
+        population: int,
         situation: Situation,
         *,
         seed: int,
+        islands: int = 1,
     ) -> None:
-        self.archive = Archive()
+        self.archive = Islands(scorer.niche, islands)
         self.failures: list[str] = []
         self.tried: list[Scored] = []
         """Everything that came through a race, with its result, oldest first."""
         self.evolved, self.independent = Arm(), Arm()
         self._scope, self._kind, self._situation = scope, kind, situation
-        self._replays, self._budget, self._plan = replays, budget, plan
+        self._scorer, self._budget, self._population = scorer, budget, population
         self._seed, self._rng = seed, Random(seed)
         self._known: set[str] = set()
-        self._best_at = dict.fromkeys(range(1, FINAL + 1), 1.0)
+        self._best_at = dict.fromkeys(range(1, scorer.stages + 1), 1.0)
         """Best fitness seen per stage; the incumbent has 1."""
         self._seeds: list[Scored] = []
         self._incumbent: Scored | None = None
@@ -109,12 +89,13 @@ class Evolution:
         """Score the incumbent (raises FailedReplayError if that fails) and race the seeds."""
         self._incumbent = incumbent
         self._known |= {incumbent.hash, *(s.hash for s in seeds)}
-        for number in range(1, FINAL + 1):
+        for number in range(1, self._scorer.stages + 1):
             self._incumbent = await self._scored(incumbent, number)
         self.archive.add([self.incumbent])
         others = {s.hash: s for s in seeds if s.hash != incumbent.hash}
-        await self._race(list(others.values()), keep=SEEDS)
+        await self._race(list(others.values()), keep=SEEDS, island=0)
         self._seeds = self.archive.ranked()
+        self.archive.add(self._seeds)
 
     def cut_short(self) -> None:
         """End the search soon; what was found so far counts."""
@@ -129,13 +110,17 @@ class Evolution:
             while self._has_time() and self._budget.candidates_left:
                 drafts, inbox[:] = list(inbox), []
                 control = generation % IID_EVERY == IID_EVERY - 1
-                task = self._task(generation, self._seeds if control else None)
+                island = generation % self.archive.count
+                task = self._task(generation, island, self._seeds if control else None)
+                wanted = min(self._population, self._budget.candidates_left)
                 for proposer in proposers:
-                    drafts += await proposer.propose(task, max(0, self._plan.population - len(drafts)))
+                    drafts += await proposer.propose(task, max(0, wanted - len(drafts)))
                 arm = self.independent if control else self.evolved
-                if not await self._generation(drafts, arm, breed=not control):
+                if not await self._generation(drafts, arm, island, breed=not control):
                     await asyncio.sleep(0.01)  # nothing new came of it: let answers arrive
                 generation += 1
+                if generation % MIGRATE_EVERY == 0:
+                    self.archive.migrate()
             await self._last_answers(asking, inbox)
         finally:
             for ask in asking:
@@ -173,7 +158,8 @@ class Evolution:
 
     def finished(self) -> list[Scored]:
         """All but the incumbent that came to the last stage without a fault, best first."""
-        done = {s.hash: s for s in self.tried if s.result and s.result.stage == FINAL and not s.result.faults}
+        last = self._scorer.stages
+        done = {s.hash: s for s in self.tried if s.result and s.result.stage == last and not s.result.faults}
         done.pop(self.incumbent.hash, None)
         return sorted(done.values(), key=preference)
 
@@ -190,7 +176,7 @@ class Evolution:
 
     async def _ask(self, proposer: Proposer, inbox: list[Draft]) -> None:
         number = 0
-        while drafts := await proposer.propose(self._task(-1 - number, None), 1):
+        while drafts := await proposer.propose(self._task(-1 - number, number % self.archive.count, None), 1):
             inbox += drafts
             number += 1
 
@@ -200,18 +186,20 @@ class Evolution:
         if asking and left > 0 and not self._cut_short:
             await asyncio.wait(asking, timeout=left)
         if inbox:
-            await self._generation(inbox, self.evolved, breed=True, counted=False)
+            await self._generation(inbox, self.evolved, 0, breed=True, counted=False)
 
     def _has_time(self) -> bool:
         return not self._cut_short and self._budget.left_s > RESERVE * self._budget.limits.seconds
 
-    def _task(self, generation: int, parents: Sequence[Scored] | None) -> Task:
+    def _task(self, generation: int, island: int, parents: Sequence[Scored] | None) -> Task:
         ranked = self.archive.ranked()
+        chosen = parents or self.archive.parents(PARENTS, self._rng, island)
         return Task(
             scope=self._scope,
             kind=self._kind,
             incumbent=self.incumbent,
-            parents=parents or self.archive.parents(PARENTS, self._rng),
+            parents=chosen,
+            inspirations=self.archive.others(chosen, INSPIRATIONS, self._rng),
             best=ranked[0],
             tried=tuple(self.tried[-FAILURES:]),
             failures=tuple(self.failures[-FAILURES:]),
@@ -220,13 +208,13 @@ class Evolution:
         )
 
     async def _generation(
-        self, drafts: Sequence[Draft], arm: Arm, *, breed: bool, counted: bool = True
+        self, drafts: Sequence[Draft], arm: Arm, island: int, *, breed: bool, counted: bool = True
     ) -> bool:
         """Screen and race; False where no draft was new."""
         room = self._budget.candidates_left if counted else len(drafts)
         candidates = await self._screened(drafts[:room])
         self._budget.candidates += len(candidates)
-        finished = await self._race(candidates, breed=breed)
+        finished = await self._race(candidates, island=island if breed else None)
         arm.add(finished.get(c.hash, float("-inf")) for c in candidates)
         return bool(candidates)
 
@@ -250,7 +238,7 @@ class Evolution:
                 continue
             self._known.add(candidate.hash)
             try:
-                behaviour = await self._replays.behaviour(candidate)
+                behaviour = await self._scorer.behaviour(candidate)
             except FailedReplayError as error:
                 self._failed(f"{draft.note[:100]}: {error}")
                 continue
@@ -259,10 +247,13 @@ class Evolution:
                 new.append(candidate)
         return new
 
-    async def _race(self, field_: Sequence[Scored], *, keep: int = 1, breed: bool = True) -> dict[str, float]:
-        """Stage by stage, those in reach of the best go on, at most half and at least `keep`; fitness of who came to the end."""
+    async def _race(self, field_: Sequence[Scored], *, keep: int = 1, island: int | None) -> dict[str, float]:
+        """Stage by stage, those in reach of the best go on, at most half and at least `keep`; fitness of who came to the end.
+
+        They are archived on `island`, nowhere where it is None.
+        """
         running = list(field_)
-        for stage in range(1, FINAL + 1):
+        for stage in range(1, self._scorer.stages + 1):
             if not running or self._budget.left_s <= 0:
                 return {}
             scored = [
@@ -270,12 +261,16 @@ class Evolution:
             ]
             scored.sort(key=preference)
             within = sum(s.fitness >= self._best_at[stage] - SLACK for s in scored)
-            going = len(scored) if stage == FINAL else max(keep, min(within, (len(scored) + 1) // 2))
+            going = (
+                len(scored)
+                if stage == self._scorer.stages
+                else max(keep, min(within, (len(scored) + 1) // 2))
+            )
             running, out = scored[:going], scored[going:]
-            self.tried += running if stage == FINAL else out
+            self.tried += running if stage == self._scorer.stages else out
             self._best_at[stage] = max([self._best_at[stage], *(s.fitness for s in running)])
-        if breed:
-            self.archive.add(running)
+        if island is not None:
+            self.archive.add(running, island)
         return {s.hash: s.fitness for s in running}
 
     async def _try(self, policy: Scored, stage: int) -> Scored | None:
@@ -286,20 +281,15 @@ class Evolution:
             return None
 
     async def _scored(self, policy: Scored, stage: int) -> Scored:
-        place, loads, seeds = self._plan.stages[stage - 1]
-        theirs = await self._replays.run(self.incumbent, place, loads, seeds)
-        ours = await self._replays.run(policy, place, loads, seeds)
-        return replace(policy, result=judge(ours, theirs, self._plan.bounds, stage))
+        return replace(policy, result=await self._scorer.score(policy, self.incumbent, stage))
 
     async def _measured(self, policy: Scored) -> Result | None:
         """On fresh seeds; none where its replay fails."""
         try:
-            theirs = await self._replays.run(self.incumbent, "window", self._plan.loads, FRESH_SEEDS)
-            ours = await self._replays.run(policy, "window", self._plan.loads, FRESH_SEEDS)
+            return await self._scorer.fresh(policy, self.incumbent)
         except FailedReplayError as error:
             self._failed(f"{policy.title[:100]}: {error}")
             return None
-        return judge(ours, theirs, self._plan.bounds, FINAL)
 
     def _failed(self, why: str) -> None:
         self.failures.append(why)

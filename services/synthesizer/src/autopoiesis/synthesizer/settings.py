@@ -24,6 +24,8 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     """Least relative goodput gain over the incumbent on the open blocks for a proposal."""
     population: int = 8
     """Candidates per generation."""
+    islands: int = 1
+    """Populations that breed apart; more than one pays where a cycle has many generations."""
     loads: tuple[float, ...] = (0.9, 1.0, 1.15, 1.3)
     """Multiples of the recorded load at which candidates are scored; the last tells good from better where all do well."""
     arrivals: int = 3000

@@ -30,6 +30,8 @@ class Task:
     parents: Sequence[Scored]
     """Chosen by the archive, the best chance first; never empty."""
     best: Scored
+    inspirations: Sequence[Scored] = ()
+    """Elites of other cells, to borrow ideas from."""
     tried: Sequence[Scored] = ()
     """Newest last."""
     failures: Sequence[str] = ()
