@@ -27,6 +27,7 @@ class Sequence:
         "landed",
         "order",
         "queued",
+        "started",
         "target",
     )
 
@@ -41,6 +42,7 @@ class Sequence:
         self.emitted = job.produced
         self.base = 0
         self.finish_step = 0
+        self.started = 0.0
         self.queued = True
         self.cancelled = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 RequestId = int | str
 
@@ -69,6 +69,8 @@ class Emission(NamedTuple):
     time: float
     tokens: int
     finished: bool
+    started: float
+    """When the engine last began to compute its prompt, s."""
 
 
 class ReplicaStats(NamedTuple):
@@ -83,6 +85,32 @@ class ReplicaStats(NamedTuple):
     prefix_queries: int
     prefix_hits: int
     preemptions: int
+
+
+class Model(Protocol):
+    """A simulated engine: the fast replica, or the oracle. Times are seconds on the caller's clock and never fall."""
+
+    steps: int
+    busy_s: float
+    layer_tokens: int
+    """Tokens that passed the layers."""
+    kv_tokens_read: int
+    """KV tokens that decoding sequences read."""
+    kv_peak_tokens: int
+    tokens_out: int
+    preemptions: int
+    prefix_queries: int
+    prefix_hits: int
+    gaps: dict[int, int]
+    """Inter-token gaps counted in logarithmic bins, where the model counts them."""
+
+    def submit(self, now: float, job: Job) -> None: ...
+    def restore(self, now: float, job: Job, produced: int) -> None: ...
+    def cancel(self, now: float, job_id: RequestId) -> bool: ...
+    def advance(self, to: float) -> list[Emission]: ...
+    def next_event_time(self) -> float: ...
+    def stats(self, now: float) -> ReplicaStats: ...
+    def drop_all(self) -> list[RequestId]: ...
 
 
 class TooLongError(ValueError):

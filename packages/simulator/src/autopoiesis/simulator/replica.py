@@ -483,6 +483,7 @@ class Replica(Batch):
 
     def _start_prefill(self, sequence: Sequence, hits: int, cached: int) -> None:
         sequence.queued = False
+        sequence.started = self._end
         sequence.computed = cached
         if self._cache is not None and not sequence.landed:
             self.prefix_queries += sequence.target
@@ -529,7 +530,7 @@ class Replica(Batch):
         job = sequence.job
         finished = produced == job.output_tokens
         tokens = produced - sequence.emitted
-        self._out.append(_new(Emission, (job.id, now, tokens, finished)))
+        self._out.append(_new(Emission, (job.id, now, tokens, finished, sequence.started)))
         self.tokens_out += tokens
         sequence.emitted = produced
         if finished:

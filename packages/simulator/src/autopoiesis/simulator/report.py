@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Column = npt.NDArray[Any]
 PERCENTILES = (50, 95, 99)
+PARTS = ("queue_wait_s", "engine_wait_s", "prefill_s", "transfer_s")
+"""Of a request's way until its second token can come."""
 
 
 class ConservationError(AssertionError):
@@ -57,6 +59,11 @@ class Run:
     ended_s: Column
     """When it ended, however it did, on the clock of `arrival_s`."""
     queue_wait_s: Column
+    """Until the router sent it for the last time."""
+    engine_wait_s: Column
+    """From there until the engine began with the prompt."""
+    prefill_s: Column
+    """From there to the first token."""
     met: Column
     """Finished within its class's objectives."""
     tokens: Column
@@ -105,7 +112,7 @@ class Run:
             "retried": float((self.attempts[scored] > 1).mean()) if len(self) else 0.0,
             "tokens_per_s": float(self.tokens[scored].sum()) / self.span_s if self.span_s else 0.0,
         }
-        for name in ("ttft_s", "tpot_s", "e2e_s", "queue_wait_s"):
+        for name in ("ttft_s", "tpot_s", "e2e_s", *PARTS):
             out |= _percentiles(name, getattr(self, name)[scored])
         out |= self._gap_percentiles()
         present = sum(totals.present_s for totals in self.replicas)
@@ -166,7 +173,7 @@ class Run:
         columns = {
             name: getattr(self, name)
             for name in (
-                "arrival_s", "scored", "ttft_s", "tpot_s", "e2e_s", "queue_wait_s", "met", "tokens", "prompt_tokens", "session",
+                "arrival_s", "scored", "ttft_s", "tpot_s", "e2e_s", *PARTS, "met", "tokens", "prompt_tokens", "session",
                 "attempts", "holds", "fuel", "fallback",
             )
         }  # fmt: skip
@@ -237,6 +244,7 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
     code = np.array(rows.outcome, np.int8)
     arrived = np.array(rows.arrived)
     arrival = np.where(np.isnan(arrived), trace.arrival, arrived)
+    sent, started = np.array(rows.sent), np.array(rows.started)
     first, ended = np.array(rows.first), np.array(rows.ended)
     tokens = np.array(rows.tokens, np.int64)
     done = code == FINISHED
@@ -257,7 +265,9 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
         tpot_s=tpot,
         e2e_s=np.where(done, ended - arrival, np.nan),
         ended_s=ended,
-        queue_wait_s=np.array(rows.sent) - arrival,
+        queue_wait_s=sent - arrival,
+        engine_wait_s=started - sent,
+        prefill_s=first - started,
         met=met,
         tokens=tokens,
         prompt_tokens=trace.prompt_tokens,
@@ -289,7 +299,7 @@ def _check(run: Run, output: Column, ended: Column) -> None:
     )
     _law(not np.isnan(run.ttft_s[done]).any(), "a finished request has no first token", done)
     with np.errstate(invalid="ignore"):
-        for name in ("ttft_s", "tpot_s", "e2e_s", "queue_wait_s"):
+        for name in ("ttft_s", "tpot_s", "e2e_s", *PARTS):
             _law(
                 not (getattr(run, name) < 0).any(),
                 f"{name} is negative: time ran back",

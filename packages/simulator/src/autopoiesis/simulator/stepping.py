@@ -1,15 +1,16 @@
 """The oracle: the same engine, stepping every token, kept simple enough to be obviously right.
 
-It has the interface of `replica.Replica` (without streaming, statistics and perturbation) and shares no code with its scheduling.
+It has the interface of `replica.Replica` (without streaming, perturbation and gaps) and shares no code with its scheduling.
 Everything is recounted from scratch at every step.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autopoiesis.simulator.engine import Emission, EngineConfig, Job, RequestId, check
+from autopoiesis.simulator.engine import Emission, EngineConfig, Job, ReplicaStats, RequestId, check
 from autopoiesis.simulator.steptime import Steps
 
 
@@ -21,6 +22,7 @@ class _Sequence:
     computed: int = 0
     produced: int = 0
     emitted: int = 0
+    started: float = 0.0
     landed: int = 0
     """Tokens whose KV cache comes with the job."""
     hashes: list[int] = field(default_factory=list)
@@ -39,12 +41,27 @@ class _Sequence:
 class SteppingReplica:
     """One engine; times in seconds."""
 
-    def __init__(self, step_time: Steps, config: EngineConfig) -> None:
+    def __init__(
+        self, step_time: Steps, config: EngineConfig, *, perturb: Callable[[], float] | None = None
+    ) -> None:
+        """Raises `ValueError` for a perturbation: step times here are the model's own."""
+        if perturb is not None:
+            raise ValueError("the oracle's step times cannot be perturbed")
         self.step_time = step_time
         self.config = config
         self.preemptions = 0
         self.steps = 0
-        self.peak_blocks = 0
+        self.busy_s = 0.0
+        self.bound_s = 0.0
+        """The roofline's least time for the same steps."""
+        self.layer_tokens = 0
+        self.kv_tokens_read = 0
+        self.kv_peak_tokens = 0
+        self.tokens_out = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self.gaps: dict[int, int] = {}
+        self._took = 0.0
         self._running: list[_Sequence] = []
         self._waiting: list[_Sequence] = []
         self._idle: list[int | None] = []
@@ -52,6 +69,7 @@ class SteppingReplica:
         self._step: list[tuple[_Sequence, int]] = []
         self._cancelled: list[_Sequence] = []
         """Running ones that leave at the end of this step."""
+        self._begun = 0.0
         self._end = math.inf
         self._orders = 0
         self._out: list[Emission] = []
@@ -86,6 +104,32 @@ class SteppingReplica:
 
     def next_event_time(self) -> float:
         return self._end
+
+    def restore(self, now: float, job: Job, produced: int) -> None:
+        raise NotImplementedError("the oracle starts empty")
+
+    def drop_all(self) -> list[RequestId]:
+        lost = [s.job.id for s in sorted(self._running + self._waiting, key=lambda s: s.order)]
+        for held in (self._running, self._waiting, self._idle, self._step, self._cancelled):
+            held.clear()
+        self._end = math.inf
+        return lost
+
+    def stats(self, now: float) -> ReplicaStats:
+        running, waiting, missing, held = self.load()
+        if self.config.prefix_block_tokens:
+            held = min(held, self._kept())
+        return ReplicaStats(
+            running=running,
+            waiting=waiting,
+            queued_prefill_tokens=missing,
+            kv_used_tokens=held,
+            kv_capacity_tokens=self.config.kv_blocks * self.config.block_tokens,
+            step_time=self._took,
+            prefix_queries=self.prefix_queries,
+            prefix_hits=self.prefix_hits,
+            preemptions=self.preemptions,
+        )
 
     def load(self) -> tuple[int, int, int, int]:
         """Running, waiting, prompt tokens not computed yet, tokens in the KV cache (each sequence's own count)."""
@@ -122,11 +166,15 @@ class SteppingReplica:
         own = sum(self._pages(s, s.computed + growing.get(id(s), 0)) for s in self._running)
         return own + len(self._held()) * self._unit()
 
+    def _kept(self) -> int:
+        """Tokens of the pages that hold computed tokens."""
+        own = sum(max(0, self._pages(s, s.computed)) for s in self._running)
+        return (own + len(self._held()) * self._unit()) * self.config.block_tokens
+
     def _evict(self) -> None:
         """Idle blocks give way, oldest first; a hash whose pages are reused in part is lost, its other pages stay queued."""
         used = self._used()
         assert used <= self.config.kv_blocks, "KV over capacity"
-        self.peak_blocks = max(self.peak_blocks, used)
         while (
             used + sum(1 if block is None else self._unit() for block in self._idle) > self.config.kv_blocks
         ):
@@ -156,10 +204,15 @@ class SteppingReplica:
     # --- one step ---
 
     def _finish_step(self, now: float) -> None:
+        if self._step:
+            self._count(now)
         step, self._step = self._step, []
-        self.steps += bool(step)
         for sequence, tokens in step:
             sequence.computed += tokens
+        self.kv_peak_tokens = max(
+            self.kv_peak_tokens,
+            self._kept() if self.config.prefix_block_tokens else sum(s.computed for s in self._running),
+        )
         for sequence in self._cancelled:
             self._free(sequence)
         left = [s for s, _ in step if s not in self._cancelled]
@@ -176,9 +229,21 @@ class SteppingReplica:
             elif sequence.produced == 1:
                 self._emit(sequence, now)
 
+    def _count(self, now: float) -> None:
+        """The step that ends now."""
+        chunks, decodes, kv, sampled = self._work()
+        self.steps += 1
+        self._took = now - self._begun
+        self.busy_s += self._took
+        self.bound_s += self.step_time.lower_bound(chunks, decodes, kv, sampled)
+        self.layer_tokens += decodes + sum(tokens for tokens, _ in chunks)
+        self.kv_tokens_read += kv
+
     def _emit(self, sequence: _Sequence, now: float) -> None:
         finished = sequence.produced == sequence.job.output_tokens
-        self._out.append(Emission(sequence.job.id, now, sequence.produced - sequence.emitted, finished))
+        tokens = sequence.produced - sequence.emitted
+        self._out.append(Emission(sequence.job.id, now, tokens, finished, sequence.started))
+        self.tokens_out += tokens
         sequence.emitted = sequence.produced
 
     def _start_step(self, now: float) -> None:
@@ -195,8 +260,9 @@ class SteppingReplica:
             if sequence.prefilling:
                 self._share(sequence, sequence.computed + tokens)
         if not preempted:
-            while self._waiting and self._admit(self._waiting[0]):
+            while self._waiting and self._admit(self._waiting[0], now):
                 pass
+        self._begun = now
         self._end = now + self._duration() if self._step else math.inf
 
     def _schedule_running(self) -> None:
@@ -217,7 +283,7 @@ class SteppingReplica:
         self._waiting.sort(key=lambda s: s.rank)
         self.preemptions += 1
 
-    def _admit(self, sequence: _Sequence) -> bool:
+    def _admit(self, sequence: _Sequence, now: float) -> bool:
         config = self.config
         budget = config.max_batched_tokens - sum(tokens for _, tokens in self._step)
         if budget <= 0 or len(self._running) >= config.max_running:
@@ -244,14 +310,22 @@ class SteppingReplica:
                 self._idle.remove(block)
         sequence.hashes = hits
         sequence.computed = cached
+        sequence.started = now
+        if config.prefix_block_tokens and not sequence.landed:
+            self.prefix_queries += sequence.known
+            self.prefix_hits += cached
         self._step.append((sequence, tokens))
         self._share(sequence, cached + tokens)
         self._evict()
         return True
 
     def _duration(self) -> float:
+        return self.step_time.step(*self._work())
+
+    def _work(self) -> tuple[list[tuple[int, int]], int, int, int]:
+        """Of this step: prompt chunks with what is computed before them, decoding sequences, KV tokens these read, samples."""
         decodes = [s for s, _ in self._step if not s.prefilling]
         chunks = [(tokens, s.computed) for s, tokens in self._step if s.prefilling]
         kv = sum(s.computed + 1 for s in decodes)
         ready = sum(s.computed + tokens == s.known for s, tokens in self._step if s.prefilling)
-        return self.step_time.step(chunks, len(decodes), kv, len(decodes) + ready)
+        return chunks, len(decodes), kv, len(decodes) + ready

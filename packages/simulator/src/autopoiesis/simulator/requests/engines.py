@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from autopoiesis.contracts.messages.fleet import Heartbeat, ReplicaState, StepModel
+from autopoiesis.simulator.engine import Model
 from autopoiesis.simulator.fleet import Change, ReplicaSpec
 from autopoiesis.simulator.replica import Replica
 from autopoiesis.simulator.requests.outcome import ReplicaTotals
@@ -39,9 +40,15 @@ class Engine:
         "successors",
     )
 
-    def __init__(self, spec: ReplicaSpec, now: float, perturb: Callable[[], float] | None) -> None:
+    def __init__(
+        self,
+        spec: ReplicaSpec,
+        now: float,
+        perturb: Callable[[], float] | None,
+        model: Callable[..., Model] = Replica,
+    ) -> None:
         self.spec = spec
-        self.replica = Replica(spec.steps, spec.config, perturb=perturb)
+        self.replica = model(spec.steps, spec.config, perturb=perturb)
         self.prefills = spec.role == "prefill"
         self.inbound = 0
         """Prompts on their way here from replicas that computed them."""
@@ -151,7 +158,7 @@ class Engine:
         )
 
 
-def _bound(spec: ReplicaSpec, replica: Replica) -> float:
+def _bound(spec: ReplicaSpec, replica: Model) -> float:
     """Ideal hardware's time for all the replica did: FLOPs of the layers, or weights once per step and KV reads."""
     steps = spec.steps
     if not isinstance(steps, StepTime):

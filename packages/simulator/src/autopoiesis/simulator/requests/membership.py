@@ -8,7 +8,9 @@ from collections.abc import Callable
 from functools import partial
 
 from autopoiesis.dispatch import events as ev
+from autopoiesis.simulator.engine import Model
 from autopoiesis.simulator.fleet import Change, ReplicaSpec
+from autopoiesis.simulator.replica import Replica
 from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.requests.settings import WorldSettings
 
@@ -27,6 +29,7 @@ class Membership:
         tell: Callable[[float, ev.Event], None],
         later: Callable[[float, Callable[[float], None]], None],
         beat_later: Callable[[float, Engine], None],
+        model: Callable[..., Model] = Replica,
     ) -> None:
         self.engines: list[Engine] = []
         self.index: dict[str, int] = {}
@@ -35,11 +38,12 @@ class Membership:
         self._tell = tell
         self._later = later
         self._beat_later = beat_later
+        self._model = model
 
     def add(self, now: float, spec: ReplicaSpec) -> Engine:
         noise = self._settings.step_noise
         draw = random.Random(f"{self._seed}/{spec.name}").lognormvariate if noise else None
-        engine = Engine(spec, now, (lambda: draw(0.0, noise)) if draw else None)
+        engine = Engine(spec, now, (lambda: draw(0.0, noise)) if draw else None, self._model)
         self.index[spec.name] = len(self.engines)
         self.engines.append(engine)
         return engine

@@ -25,6 +25,7 @@ class Rows:
         "outcome",
         "replica",
         "sent",
+        "started",
         "tokens",
         "transfer_s",
     )
@@ -33,6 +34,8 @@ class Rows:
         nan = math.nan
         self.arrived = [nan] * rows
         self.sent = [nan] * rows
+        self.started = [nan] * rows
+        """When the engine that gave the first token began with the prompt."""
         self.first = [nan] * rows
         self.ended = [nan] * rows
         self.outcome = [OPEN] * rows
