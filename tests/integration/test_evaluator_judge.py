@@ -12,6 +12,7 @@ from autopoiesis.contracts.codec import decode
 from autopoiesis.contracts.messages.policy import Activation, Judgement, Proposed
 from autopoiesis.contracts.messages.telemetry import RequestRecord
 from autopoiesis.contracts.messages.trace import SnapshotReady
+from autopoiesis.evaluator.ahead import Ahead
 from autopoiesis.evaluator.case import Arm
 from autopoiesis.evaluator.gates import gates
 from autopoiesis.evaluator.judge import Judge
@@ -23,6 +24,7 @@ from autopoiesis.evaluator.shipped import in_force, initial, keep_shipped, shipp
 from autopoiesis.policy.api import API_VERSION
 from autopoiesis.policy.jail import Jail
 from autopoiesis.policy.language import policy_hash
+from autopoiesis.runtime.bus import Received
 from autopoiesis.simulator.workload.snapshot import SnapshotInfo, write_snapshot
 from autopoiesis.store import BlobStore, Mode, Store, operations, promotion
 
@@ -99,11 +101,12 @@ class Bench:
     def __init__(
         self, store: Store, blobs: BlobStore, jail: Jail, mode: Mode, settings: EvaluatorSettings
     ) -> None:
-        self.store, self.blobs = store, blobs
+        self.store, self.blobs, self.settings = store, blobs, settings
         self.simulate = KnownQuality()
         first = initial("round_robin")
         self.incumbent = first.hash
         replays = Replays(self.simulate, store, blobs, settings)
+        self.ahead = Ahead(store, replays, first=first, configured=mode)
         self.judge = Judge(
             store,
             gates(store, jail, replays, settings),
@@ -200,6 +203,27 @@ async def test_a_better_candidate_is_promoted_and_the_world_is_told(make: Any) -
     assert shown.policy.title == "Candidate 1."
     assert shown.evaluations[0].gate == "decision"
     assert shown.in_force[0].activation.evaluation == shown.evaluations[0].id
+
+
+async def test_what_was_replayed_ahead_of_a_candidate_is_not_replayed_again(make: Any, wait_for: Any) -> None:
+    bench = make()
+    ready, simulate = await bench.window(), bench.simulate
+    bench.ahead.on_snapshot(Received(ready, "trace.snapshot.s", "trace.snapshot.{scope}", "", {}))
+    rivals = {bench.incumbent, *(arm.hash for arm in shipped("dispatch"))}
+    cells = len(bench.settings.loads) * bench.settings.seeds
+    await wait_for(lambda: len(simulate.runs) == cells * len(rivals))
+    await bench.ahead.stop()
+    simulate.quality[hash_of(candidate(1))] = 0.8
+    assert (await bench.propose(candidate(1), ready)).verdict == "promote"
+    on_open = [run for run in simulate.runs if run[1] == ready.snapshot]
+    assert len(on_open) == len(set(on_open)) == cells * (len(rivals) + 1)
+
+
+@pytest.mark.parametrize("mode", ["off", "paused"])
+async def test_nothing_is_replayed_ahead_where_nothing_would_be_judged(make: Any, mode: Mode) -> None:
+    bench = make(mode=mode)
+    await bench.ahead.replay(await bench.window())
+    assert bench.simulate.runs == []
 
 
 async def test_mode_advise_judges_the_same_and_activates_nothing(make: Any) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from autopoiesis.contracts.messages.policy import Proposed
-from autopoiesis.contracts.subjects import ACTIVATIONS, POLICY_EVENTS, PROPOSALS, PROPOSED, TELEMETRY
+from autopoiesis.contracts.subjects import (
+    ACTIVATIONS,
+    POLICY_EVENTS,
+    PROPOSALS,
+    PROPOSED,
+    SNAPSHOT,
+    TELEMETRY,
+)
+from autopoiesis.evaluator.ahead import Ahead
 from autopoiesis.evaluator.gates import gates
 from autopoiesis.evaluator.guard import Guard
 from autopoiesis.evaluator.http.api import Answers, create
@@ -44,19 +52,15 @@ ACK_WAIT_S = 10.0
 
 async def main(settings: Settings, service: Service) -> None:
     """Judge, promote and guard until stopped. Raises OperatorError for settings that cannot be."""
-    own, bus_settings = settings[EvaluatorSettings], settings[BusSettings]
+    own = settings[EvaluatorSettings]
     telemetry = configure("evaluator", settings[TelemetrySettings])
     os.nice(own.nice)
     try:
         store = await open_store(settings, own)
         service.on_exit(store.close)
-        bus = await Bus.connect(
-            bus_settings.url,
-            name="evaluator",
-            user=bus_settings.user,
-            password=bus_settings.password,
-            credentials=bus_settings.credentials,
-            inbox_prefix="_INBOX.evaluator",
+        bus = await Bus.open(
+            settings[BusSettings],
+            "evaluator",
             on_closed=lambda: service.fail("the connection to NATS closed for good"),
         )
         service.on_exit(bus.drain)
@@ -64,8 +68,12 @@ async def main(settings: Settings, service: Service) -> None:
         jail = await _jail(own)
         service.on_exit(lambda: asyncio.to_thread(jail.close))
         promoter = Promoter(store, bus, Guard(store, own, configured=settings[General].mode))
-        judge = _judge(settings, store, jail)
+        replays = Replays(JailedSimulation(jail), store, BlobStore(Path(settings[BlobSettings].dir)), own)
+        judge = _judge(settings, store, jail, replays)
+        ahead = Ahead(store, replays, first=initial(own.initial), configured=settings[General].mode)
         service.on_exit(_stopper(service.spawn(promoter.run(), name="promoter")))
+        service.on_exit(ahead.stop)
+        await bus.subscribe(SNAPSHOT, ahead.on_snapshot)
         proposals = await bus.consume(PROPOSED, DURABLE, _handler(judge), batch=1, ack_wait=ACK_WAIT_S)
         service.on_exit(proposals.cancel)
 
@@ -109,10 +117,8 @@ async def _jail(own: EvaluatorSettings) -> Jail:
     return jail
 
 
-def _judge(settings: Settings, store: Store, jail: Jail) -> Judge:
+def _judge(settings: Settings, store: Store, jail: Jail, replays: Replays) -> Judge:
     own = settings[EvaluatorSettings]
-    blobs = BlobStore(Path(settings[BlobSettings].dir))
-    replays = Replays(JailedSimulation(jail), store, blobs, own)
     return Judge(
         store,
         gates(store, jail, replays, own),

@@ -4,9 +4,11 @@ import asyncio
 import random
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from autopoiesis.evaluator.case import Arm
 from autopoiesis.evaluator.scoring import Replay
@@ -18,6 +20,9 @@ from autopoiesis.store.models import Snapshot
 
 KEPT = 512
 """Replays kept in memory: a few windows with all rivals."""
+
+_Key = tuple[str, str, float, int]
+"""Policy, blocks, load, seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Replays:
         self._settings = settings
         self._secret = secrets.randbits(63)
         self._slots = asyncio.Semaphore(settings.parallel)
-        self._done: OrderedDict[tuple[str, str, float, int], Replay] = OrderedDict()
+        self._done: OrderedDict[_Key, Replay] = OrderedDict()
+        self._locks: WeakValueDictionary[_Key, asyncio.Lock] = WeakValueDictionary()
 
     async def open_blocks(self, window: Snapshot) -> Blocks:
         """Raises NotFoundError or CorruptBlobError if the window's file is not there as it was."""
@@ -84,10 +90,15 @@ class Replays:
 
     async def run(self, arm: Arm, blocks: Blocks) -> list[Replay]:
         """Every load with every seed, by load and then seed. Raises FailedReplayError."""
-        jobs = [
-            self._one(arm, blocks, load, seed) for load, seed in product(self._settings.loads, blocks.seeds)
-        ]
-        return list(await asyncio.gather(*jobs))
+        return list(await asyncio.gather(*(self._one(arm, blocks, *cell) for cell in self._cells(blocks))))
+
+    async def run_ahead(self, arm: Arm, blocks: Blocks) -> None:
+        """The same for later, one replay at a time, so that what is wanted now can go between. Raises FailedReplayError."""
+        for cell in self._cells(blocks):
+            await self._one(arm, blocks, *cell)
+
+    def _cells(self, blocks: Blocks) -> Iterator[tuple[float, int]]:
+        return product(self._settings.loads, blocks.seeds)
 
     async def _blocks(self, name: str, data: bytes, seed: str) -> Blocks:
         draw = random.Random(seed)
@@ -97,10 +108,11 @@ class Replays:
 
     async def _one(self, arm: Arm, blocks: Blocks, load: float, seed: int) -> Replay:
         key = (arm.hash, blocks.name, load, seed)
-        if key not in self._done:
-            async with self._slots:
-                self._done[key] = await self._simulate(arm, blocks, load=load, seed=seed)
-            while len(self._done) > KEPT:
-                self._done.popitem(last=False)
-        self._done.move_to_end(key)
-        return self._done[key]
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key not in self._done:
+                async with self._slots:
+                    self._done[key] = await self._simulate(arm, blocks, load=load, seed=seed)
+                while len(self._done) > KEPT:
+                    self._done.popitem(last=False)
+            self._done.move_to_end(key)
+            return self._done[key]
