@@ -74,6 +74,8 @@ class Intake:
     prompt_bytes: int
     """Of the text alone."""
     modality: int = 0
+    prompts: int = 1
+    """Several only in text completions."""
     path: str = ""
     """HTTP path at the engine, of what is passed through."""
     generates: bool = True
@@ -174,21 +176,31 @@ def _read_part(raw: msgspec.Raw, path: str) -> _Part:
 
 
 def _read_text(completions: _Completions) -> Intake:
-    prompt: object = completions.prompt
-    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        text = prompt.encode()
-        intake = _common("completions", completions, text, len(text))
-    elif isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
-        text = ",".join(map(str, prompt)).encode()
-        intake = _common("completions", completions, text, 4 * len(prompt))
-    else:
-        many = "is empty" if not prompt else "holds several prompts; send one request for each"
-        raise BadRequestError(f"invalid value for prompt: the list {many}", "prompt", "invalid_value")
+    """One prompt or several, each a text or token ids. The first one stands for all where prefixes count."""
+    given = completions.prompt
+    whole = isinstance(given, str) or all(isinstance(token, int) for token in given)
+    prompts = [given] if whole else given
+    if not given or not all(prompts):
+        raise BadRequestError("invalid value for prompt: it is empty", "prompt", "invalid_value")
+    if not all(isinstance(prompt, str | list) for prompt in prompts):
+        message = "invalid value for prompt: token ids and prompts are mixed in one list"
+        raise BadRequestError(message, "prompt", "invalid_value")
+    texts = [_prompt_text(prompt) for prompt in prompts]
+    size = sum(length for _, length in texts)
+    intake = _common("completions", completions, texts[0][0], size)
+    intake.prompts = len(texts)
     if intake.max_tokens is None:
         intake.max_tokens = COMPLETIONS_MAX_TOKENS
     return intake
+
+
+def _prompt_text(prompt: object) -> tuple[bytes, int]:
+    """Canonical text of one prompt, and its length in bytes of text; a token id counts as four."""
+    if isinstance(prompt, str):
+        text = prompt.encode()
+        return text, len(text)
+    assert isinstance(prompt, list)
+    return ",".join(map(str, prompt)).encode(), 4 * len(prompt)
 
 
 def _common(endpoint: Endpoint, body: _Common, prompt: bytes, prompt_bytes: int) -> Intake:

@@ -48,6 +48,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """Prefixes of further paths whose POST requests go to an engine as they are; empty passes none."""
     max_choices: _Count = 16
     """Largest `n` of one request."""
+    max_prompts: _Count = 256
+    """Most prompts of one text completion."""
     max_body_bytes: _Count = 4 << 20
     """Longer bodies are answered 413; the bus's own payload limit also holds."""
     keys: str = ""

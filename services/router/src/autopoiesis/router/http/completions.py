@@ -117,16 +117,21 @@ class Completions:
                 await _refuse(send, item, flight)
                 return
             if isinstance(item, Finished):
-                answer = self._answer(flight).whole(item)
-                kind = item.content_type.encode("latin-1", "replace")
-                headers = [
-                    (b"content-type", kind) if kind else _JSON,
-                    (b"content-length", b"%d" % len(answer)),
-                    *_explain(flight),
-                ]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                await send({"type": "http.response.body", "body": answer})
+                await self._send_whole(self._answer(flight), item, flight, send)
                 return
+
+    async def _send_whole(
+        self, answer: sse.Answer | sse.Verbatim, finished: Finished, flight: Flight, send: Send
+    ) -> None:
+        body = answer.whole(finished)
+        kind = finished.content_type.encode("latin-1", "replace")
+        headers = [
+            (b"content-type", kind) if kind else _JSON,
+            (b"content-length", b"%d" % len(body)),
+            *_explain(flight),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _stream(self, flight: Flight, send: Send) -> None:
         """Headers go out with the first thing there is to say, so that until then the status can still be another."""
@@ -138,6 +143,10 @@ class Completions:
             if not started:
                 if isinstance(last, ApiError) and len(items) == 1:
                     await _refuse(send, last, flight)
+                    return
+                if isinstance(answer, sse.Verbatim) and isinstance(items[0], Finished):
+                    # no stream, though one was asked for
+                    await self._send_whole(answer, items[0], flight, send)
                     return
                 started = True
                 headers = [*_STREAM, *_explain(flight)]
