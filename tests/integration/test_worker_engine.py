@@ -9,8 +9,9 @@ import pytest
 
 from autopoiesis.contracts.messages.infer import Generate
 from autopoiesis.worker.engines.base import Broken, Ended, Output, Piece
+from autopoiesis.worker.engines.jobs import drawn_length
 from autopoiesis.worker.engines.perturbation import Noise, Perturbation
-from autopoiesis.worker.engines.simulated import SimulatedEngine, SimulatedOptions, drawn_length
+from autopoiesis.worker.engines.simulated import SimulatedEngine, SimulatedOptions
 from autopoiesis.worker.engines.words import word_ids, words
 
 WaitFor = Callable[..., Awaitable[None]]

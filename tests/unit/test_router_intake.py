@@ -77,18 +77,28 @@ def test_malformed_bodies_are_refused(raw: bytes, param: str | None) -> None:
     assert blamed("chat", raw) == param
 
 
-@pytest.mark.parametrize("prompt", [None, 5, [], [[1], [2]], ["a", "b"], {"text": "x"}, ["a", 1]])
-def test_completions_take_one_prompt(prompt: Any) -> None:
+@pytest.mark.parametrize(
+    "prompt", [None, 5, "", [], [[]], [""], ["a", ""], {"text": "x"}, ["a", 1], [[1], 2]]
+)
+def test_bad_prompts_are_named(prompt: Any) -> None:
     assert blamed("completions", json.dumps({"model": "m", "prompt": prompt}).encode()) == "prompt"
 
 
 @pytest.mark.parametrize(
-    ("prompt", "text", "size"),
-    [("héllo", "héllo".encode(), 6), (["one"], b"one", 3), ([1, 22], b"1,22", 8), ([[1, 22]], b"1,22", 8)],
+    ("prompt", "text", "size", "count"),
+    [
+        ("héllo", "héllo".encode(), 6, 1),
+        (["one"], b"one", 3, 1),
+        ([1, 22], b"1,22", 8, 1),
+        ([[1, 22]], b"1,22", 8, 1),
+        (["one", "other"], b"one", 8, 2),
+        ([[1], [2, 3], "four"], b"1", 16, 3),
+    ],
 )
-def test_completion_prompts(prompt: Any, text: bytes, size: int) -> None:
+def test_completion_prompts(prompt: Any, text: bytes, size: int, count: int) -> None:
     intake = read("completions", json.dumps({"model": "m", "prompt": prompt}).encode())
     assert (intake.prompt, intake.prompt_bytes, intake.max_tokens) == (text, size, 16)
+    assert intake.prompts == count
 
 
 def test_reads_what_routing_needs() -> None:

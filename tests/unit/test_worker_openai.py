@@ -5,7 +5,7 @@ import pytest
 
 from autopoiesis.runtime.servers import protocol
 from autopoiesis.worker.engines.base import Piece
-from autopoiesis.worker.engines.body import BodyError, prompt_tokens, read
+from autopoiesis.worker.engines.body import BodyError, prompts, read
 from autopoiesis.worker.engines.openai import pieces
 
 
@@ -117,7 +117,7 @@ def test_an_unknown_finish_reason_is_a_stop() -> None:
     ],
 )
 def test_prompt_tokens_are_bytes_over_four(body: object, tokens: int) -> None:
-    assert prompt_tokens(read(msgspec.json.encode(body))) == tokens
+    assert sum(prompt.tokens for prompt in prompts(read(msgspec.json.encode(body)))) == tokens
 
 
 @pytest.mark.parametrize(

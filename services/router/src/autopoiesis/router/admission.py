@@ -66,6 +66,11 @@ class Admission:
         if read.n > self._settings.max_choices:
             most = self._settings.max_choices
             raise BadRequestError(f"invalid value for n: at most {most} choices", "n", "invalid_value")
+        if read.prompts > self._settings.max_prompts:
+            most = self._settings.max_prompts
+            raise BadRequestError(
+                f"invalid value for prompt: at most {most} prompts", "prompt", "invalid_value"
+            )
         identity = self._identities.read(headers, tenant)
         return Flight(
             next(self._ids),

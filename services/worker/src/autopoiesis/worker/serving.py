@@ -20,6 +20,7 @@ from autopoiesis.contracts.subjects import CANCEL, GENERATE, HEARTBEAT, STEP_TEL
 from autopoiesis.runtime.bus import Bus, BusError, Received, Responder, Responders, Subscription, processing
 from autopoiesis.runtime.telemetry import genai
 from autopoiesis.worker.acknowledged import Acknowledged
+from autopoiesis.worker.dialects.asking import ask
 from autopoiesis.worker.engines.base import Broken, Ended, Engine, EngineStartError, Output, Piece
 from autopoiesis.worker.layout import ReplicaSpec
 
@@ -138,7 +139,7 @@ class ServedReplica:
         responder = self._responders.respond(
             item, partial(self._engine.cancel, request.request_id, "cancelled")
         )
-        outputs = self._refused() if self.draining else self._engine.generate(request)
+        outputs = self._refused() if self.draining else ask(self._engine, request)
         task = asyncio.create_task(self._answer(item, responder, outputs))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
@@ -203,7 +204,7 @@ class ServedReplica:
         return Heartbeat(
             node=place.node,
             replica=spec.name,
-            incarnation=self.incarnation,
+            incarnation=f"{self.incarnation}.{seen.restarts}" if seen.restarts else self.incarnation,
             beat=self._beat,
             state="draining" if self.draining and seen.state == "ready" else seen.state,
             model=self._engine.model,

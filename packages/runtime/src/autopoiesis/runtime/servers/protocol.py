@@ -13,22 +13,23 @@ PATHS: Final[dict[Endpoint, str]] = {"chat": "/v1/chat/completions", "completion
 
 
 class ServerError(Exception):
-    """The server refused or failed the request; `code` is ours, the message its own words."""
+    """The server refused or failed the request; `code` is ours, the message its own words, `status` its HTTP status or 0."""
 
-    def __init__(self, code: FailureCode, message: str, param: str | None = None) -> None:
+    def __init__(self, code: FailureCode, message: str, param: str | None = None, status: int = 0) -> None:
         super().__init__(message)
         self.code = code
         self.param = param
+        self.status = status
 
 
-class _Details(msgspec.Struct, gc=False):
+class Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
 class Usage(msgspec.Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
+    prompt_tokens_details: Details | None = None
 
     @property
     def cached_tokens(self) -> int:
@@ -53,6 +54,11 @@ class Event(msgspec.Struct):
     error: Any = None
 
 
+class _Wanted(msgspec.Struct):
+    n: int | None = None
+    prompt: Any = None
+
+
 class _Model(msgspec.Struct):
     id: str
 
@@ -74,6 +80,7 @@ class _ErrorBody(msgspec.Struct):
 
 _events = msgspec.json.Decoder(Event)
 _error_bodies = msgspec.json.Decoder(_ErrorBody)
+_wanted = msgspec.json.Decoder(_Wanted)
 _models = msgspec.json.Decoder(_Models)
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -89,6 +96,16 @@ def upstream_body(body: bytes, *, stream: bool) -> bytes:
         options = _object_or_none(fields.get("stream_options"))
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**options, "include_usage": True}))
     return msgspec.json.encode(fields)
+
+
+def several_choices(body: bytes) -> bool:
+    """Whether the answer has more than one choice."""
+    try:
+        wanted = _wanted.decode(body)
+    except msgspec.MsgspecError:
+        return False
+    prompts = wanted.prompt if isinstance(wanted.prompt, list) else ()
+    return (wanted.n or 1) > 1 or (len(prompts) > 1 and not isinstance(prompts[0], int))
 
 
 def _object_or_none(raw: msgspec.Raw | None) -> dict[str, Any]:
@@ -144,7 +161,7 @@ def failure(status: int, body: bytes, key: str = "worker.attach_key") -> ServerE
             message = f"HTTP {status}: {body[:200].decode(errors='replace')}"
     if status in {401, 403}:
         message += f" ({key} is missing or wrong)"
-    return ServerError(_code(status), message, param)
+    return ServerError(_code(status), message, param, status)
 
 
 def _code(status: int) -> FailureCode:

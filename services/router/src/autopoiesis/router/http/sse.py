@@ -132,7 +132,9 @@ class Verbatim:
         return b""
 
     def whole(self, finished: Finished) -> bytes:
-        return finished.content if finished.body is None else bytes(finished.body)
+        if finished.body is not None:
+            return bytes(finished.body)
+        return finished.content or finished.text.encode()
 
     def error(self, failure: ApiError) -> bytes:
         """As the API of this path tells errors in streams: OpenAI's responses, Anthropic's messages, all others."""

@@ -16,7 +16,8 @@ from autopoiesis.contracts.messages.telemetry import StepRecord
 from autopoiesis.runtime.servers import protocol
 from autopoiesis.runtime.servers.estimate import StepEstimator
 from autopoiesis.runtime.servers.metrics import ServerLoad, parse
-from autopoiesis.worker.engines.base import Broken, Ended, EngineStartError, EngineStats
+from autopoiesis.runtime.servers.passing import Tally, events
+from autopoiesis.worker.engines.base import Broken, Ended, EngineStartError, EngineStats, Piece
 from autopoiesis.worker.engines.openai import pieces
 from autopoiesis.worker.engines.outputs import Outputs
 
@@ -115,12 +116,27 @@ class AttachedEngine:
         if held.task is not None:
             held.task.cancel()
 
+    def knows(self, path: str) -> bool:
+        """Whatever the server answers: it is the one to say no."""
+        return True
+
     async def _run(self, held: _Request) -> None:
         try:
-            await (self._stream(held) if held.request.stream else self._whole(held))
+            if held.request.endpoint == "passthrough":
+                await self._pass(held)
+            elif held.request.stream:
+                await self._stream(held)
+            else:
+                await self._whole(held)
         except protocol.ServerError as error:
             held.outputs.end(
-                Broken(code=error.code, message=str(error), param=error.param, output_tokens=held.produced)
+                Broken(
+                    code=error.code,
+                    message=str(error),
+                    param=error.param,
+                    output_tokens=held.produced,
+                    status=error.status,
+                )
             )
         except httpx.ConnectError as error:
             held.outputs.end(Broken(code="unavailable", message=f"{self.url} does not answer: {error}"))
@@ -142,6 +158,7 @@ class AttachedEngine:
     async def _stream(self, held: _Request) -> None:
         request = held.request
         reason = usage = None
+        several = protocol.several_choices(bytes(request.body))
         body = protocol.upstream_body(bytes(request.body), stream=True)
         async with self._http.stream(
             "POST", protocol.PATHS[request.endpoint], content=body, headers=_JSON
@@ -155,7 +172,7 @@ class AttachedEngine:
                 if data == protocol.DONE:
                     break
                 event = protocol.read_event(data)
-                for piece in pieces(event):
+                for piece in pieces(event, several=several):
                     self._note_token(held)
                     held.outputs.push(piece)
                 reason = protocol.finish_reason(event) or reason
@@ -184,14 +201,38 @@ class AttachedEngine:
             )
         )
 
-    def _note_token(self, held: _Request) -> None:
+    async def _pass(self, held: _Request) -> None:
+        """The answer as it comes: event by event, or whole."""
+        body = bytes(held.request.body)
+        if b'"simulate"' in body:
+            body = protocol.upstream_body(body, stream=False)
+        tally = Tally()
+        async with self._http.stream("POST", held.request.path, content=body, headers=_JSON) as response:
+            if response.status_code >= 300:
+                raise protocol.failure(response.status_code, await response.aread())
+            kind = response.headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):
+                content = await response.aread()
+                tally.body(content)
+                held.outputs.end(_whole_answer(content, kind, tally))
+                return
+            async for event in events(response.aiter_bytes()):
+                tokens = tally.event(event)
+                if tokens:
+                    self._note_token(held, tokens)
+                held.outputs.push(Piece(event.decode(errors="replace"), tokens))
+        self._end(held, "stop", tally.usage(held.request.prompt_tokens, held.produced), kind)
+
+    def _note_token(self, held: _Request, tokens: int = 1) -> None:
         held.last_at = time.monotonic()
-        held.produced += 1
+        held.produced += tokens
         if held.first_at is None:
             held.first_at = held.last_at
             held.kv_tokens = self._own_kv_tokens()
 
-    def _end(self, held: _Request, reason: FinishReason, usage: protocol.Usage | None) -> None:
+    def _end(
+        self, held: _Request, reason: FinishReason, usage: protocol.Usage | None, kind: str = ""
+    ) -> None:
         usage = usage or protocol.Usage(
             prompt_tokens=held.request.prompt_tokens, completion_tokens=held.produced
         )
@@ -205,6 +246,7 @@ class AttachedEngine:
                 output_tokens=usage.completion_tokens,
                 cached_tokens=usage.cached_tokens,
                 first_token_s=first_token_s,
+                content_type=kind,
             )
         )
 
@@ -327,6 +369,19 @@ class AttachedEngine:
             log.info("%s: %s -> %s", self.url, self._state, state)
             self._state = state
             self.changed.set()
+
+
+def _whole_answer(content: bytes, kind: str, tally: Tally) -> Ended:
+    json = kind.partition(";")[0].strip() == "application/json"
+    return Ended(
+        finish_reason="stop",
+        prompt_tokens=tally.prompt_tokens,
+        output_tokens=tally.output_tokens,
+        cached_tokens=tally.cached_tokens,
+        body=msgspec.Raw(content) if json else None,
+        content=b"" if json else content,
+        content_type="" if json else kind,
+    )
 
 
 _JSON: Final = {"Content-Type": "application/json"}

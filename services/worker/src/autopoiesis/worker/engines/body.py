@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 BYTES_PER_TOKEN: Final = 4
+
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_Texts = str | list[str | int | list[int]] | None
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -25,9 +28,22 @@ class Simulate(msgspec.Struct, gc=False):
 
 class Body(msgspec.Struct, gc=False):
     messages: list[_Message] = []
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: _Texts = None
+    n: _Count | None = None
+    echo: bool | None = None
     simulate: Simulate | None = None
     ignore_eos: bool = False
+    input: _Texts = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
+    encoding_format: str | None = None
+    tokens: list[Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]] | None = None
+
+
+class Prompt(NamedTuple):
+    """One text of several, or token ids in place of it."""
+
+    text: str
+    tokens: int
 
 
 _decoder = msgspec.json.Decoder(Body)
@@ -57,23 +73,32 @@ def read(body: bytes) -> Body:
     return parsed
 
 
-def prompt_tokens(body: Body) -> int:
-    """Tokens of the prompt: its UTF-8 bytes over four, rounded up; token ids count as they are. At least 1."""
-    size = ids = 0
-    for message in body.messages:
-        size += _bytes(message.content)
-    match body.prompt:
-        case str(text):
-            size += len(text.encode())
-        case list(items):
-            for item in items:
-                if isinstance(item, str):
-                    size += len(item.encode())
-                else:
-                    ids += len(item) if isinstance(item, list) else 1
-        case None:
-            pass
-    return max(1, ids - (-size // BYTES_PER_TOKEN))
+def prompts(body: Body) -> list[Prompt]:
+    """What a chat or a text completion asks to be continued: one text, or several."""
+    if body.messages or body.prompt is None:
+        size = sum(_bytes(message.content) for message in body.messages)
+        return [Prompt("", _tokens(size))]
+    return texts(body.prompt)
+
+
+def texts(given: _Texts) -> list[Prompt]:
+    """Text, token ids, or a list of either. A prompt has one token per four bytes of UTF-8, and at least one."""
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [Prompt(given, _tokens(len(given.encode())))]
+    if given and all(isinstance(item, int) for item in given):
+        return [Prompt("", len(given))]
+    found: list[Prompt] = []
+    for item in given:
+        if isinstance(item, int):
+            raise BodyError("token ids and texts cannot be mixed in one list", "prompt")
+        found += texts(item if isinstance(item, str) else list(item))
+    return found
+
+
+def _tokens(size: int) -> int:
+    return max(1, -(-size // BYTES_PER_TOKEN))
 
 
 def _bytes(content: str | list[_Part] | None) -> int:

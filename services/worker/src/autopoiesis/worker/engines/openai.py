@@ -47,5 +47,5 @@ def _whole(choice: Choice) -> msgspec.Raw:
         fields["delta"] = choice.delta
     else:
         fields["text"] = choice.text or ""
-    fields |= {"logprobs": choice.logprobs, "finish_reason": choice.finish_reason}
+    fields |= {"logprobs": choice.logprobs, "finish_reason": None}  # how it ended is said apart
     return msgspec.Raw(msgspec.json.encode(fields))

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from autopoiesis.contracts.messages.fleet import ReplicaState, StepModel
-from autopoiesis.contracts.messages.infer import FailureCode, FinishReason, Generate
+from autopoiesis.contracts.messages.infer import FailureCode, Generate
 from autopoiesis.contracts.messages.telemetry import StepRecord
 from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import model
-from autopoiesis.simulator.replica import Emission, EngineConfig, Job, Replica, TooLongError
+from autopoiesis.simulator.replica import Emission, EngineConfig, Replica, TooLongError
 from autopoiesis.simulator.steptime import StepTime, kv_capacity_tokens
+from autopoiesis.worker.engines import answers, jobs
 from autopoiesis.worker.engines.base import Broken, Ended, EngineStats, Piece
-from autopoiesis.worker.engines.body import BodyError, prompt_tokens, read
+from autopoiesis.worker.engines.body import BodyError, read
+from autopoiesis.worker.engines.jobs import PREFIX_BLOCK_TOKENS, Choice
 from autopoiesis.worker.engines.outputs import Outputs
 from autopoiesis.worker.engines.perturbation import Noise, Perturbation
 from autopoiesis.worker.engines.sampling import StepSampler
 from autopoiesis.worker.engines.words import word_ids, words
 
-PREFIX_BLOCK_TOKENS: Final = 256
-"""Tokens behind each block hash of a request: routers hash 1024 bytes at a time."""
-
-LENGTH_MEDIAN: Final = 200
-LENGTH_SIGMA: Final = 0.9
-"""Of drawn output lengths, lognormal."""
+REPORTED_S: Final = 1.0
+"""For so long heartbeats repeat an eviction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +49,37 @@ class SimulatedOptions:
 
 
 class _Request:
-    __slots__ = ("began", "finish_reason", "first_token_s", "id", "outputs", "produced", "prompt_tokens")
+    __slots__ = (
+        "began",
+        "choices",
+        "first_token_s",
+        "id",
+        "left",
+        "outputs",
+        "prompt_tokens",
+        "silent",
+        "whole",
+    )
 
-    def __init__(
-        self, request: Generate, now: float, prompt: int, reason: FinishReason, outputs: Outputs
-    ) -> None:
+    def __init__(self, request: Generate, now: float, choices: list[Choice], outputs: Outputs) -> None:
         self.id = request.request_id
         self.began = now
+        self.choices = choices
+        self.left = len(choices)
         self.first_token_s: float | None = None
-        self.prompt_tokens = prompt
-        self.finish_reason = reason
         self.outputs = outputs
-        self.produced = len(request.resume_token_ids)
+        self.silent = False
+        """Nothing of it is told before its end."""
+        self.whole: Callable[[], msgspec.Raw] | None = None
+        """Makes the complete answer, where pieces do not say it."""
+
+        self.prompt_tokens = sum(
+            choice.job.prompt_tokens - choice.produced for choice in choices[:: choices[0].siblings]
+        )
+
+    @property
+    def produced(self) -> int:
+        return sum(choice.produced for choice in self.choices)
 
 
 class SimulatedEngine:
@@ -97,7 +117,9 @@ class SimulatedEngine:
             chunk_tokens=options.chunk_tokens,
         )
         self._context_limit = min(shape.max_context, config.kv_blocks * config.block_tokens)
+        self._eviction_counts: deque[tuple[float, int]] = deque([(self._clock(), 0)])
         self._requests: dict[str, _Request] = {}
+        self._jobs: dict[str, tuple[_Request, Choice]] = {}
         self._state: ReplicaState = "loading"
         self._load_began = self._clock()
         self._timer: asyncio.TimerHandle | None = None
@@ -116,32 +138,75 @@ class SimulatedEngine:
         if self._state != "ready":
             outputs.end(Broken(code="unavailable", message=f"replica {self._replica_name} is {self._state}"))
             return outputs
-        now = self._clock()
         try:
-            job, reason = self._job(request)
-            self._replica.submit(now, job)
+            if request.endpoint == "passthrough":
+                self._take_other(request, outputs)
+            else:
+                self._take(request, outputs)
         except BodyError as error:
             outputs.end(Broken(code="invalid_request", message=str(error), param=error.param))
         except TooLongError as error:
             outputs.end(Broken(code="invalid_request", message=str(error), param=_prompt_field(request)))
         except ValueError as error:
             outputs.end(Broken(code="internal", message=str(error)))
-        else:
-            prompt = job.prompt_tokens - len(request.resume_token_ids)
-            self._requests[request.request_id] = _Request(request, now, prompt, reason, outputs)
-            self._idle.clear()
-            self._arm()
         return outputs
+
+    def knows(self, path: str) -> bool:
+        return path in {"/v1/embeddings", "/tokenize", "/detokenize"}
 
     def cancel(self, request_id: str, reason: FailureCode) -> None:
         request = self._requests.pop(request_id, None)
         if request is None:
             return
-        self._replica.cancel(self._clock(), request_id)
+        self._drop(request)
         message = "the deadline passed" if reason == "deadline" else "the request was cancelled"
         request.outputs.end(Broken(code=reason, message=message, output_tokens=request.produced))
         self._arm()
         self._note_idle()
+
+    def _take(self, request: Generate, outputs: Outputs) -> None:
+        body = read(bytes(request.body))
+        choices = jobs.completion(
+            request, body, longest=self._context_limit, seed=self._options.seed, model=self.model
+        )
+        held = _Request(request, self._clock(), choices, outputs)
+        if len(choices) > 1 and not request.stream:
+            held.whole = lambda: answers.choices(request, choices)
+        for choice in choices:
+            if choice.texts:  # an echo
+                outputs.push(Piece(choice.texts[0], 0, choice.index))
+        self._submit(held)
+
+    def _take_other(self, request: Generate, outputs: Outputs) -> None:
+        body = read(bytes(request.body))
+        if request.path == "/v1/embeddings":
+            choices = jobs.embedding(request, body, longest=self._context_limit)
+            held = _Request(request, self._clock(), choices, outputs)
+            held.silent = True
+            held.whole = lambda: answers.embeddings(request, body, choices)
+            self._submit(held)
+            return
+        tokenize = request.path == "/tokenize"
+        answer = answers.tokenize(body, self._context_limit) if tokenize else answers.detokenize(body)
+        outputs.end(Ended(finish_reason="stop", prompt_tokens=0, output_tokens=0, body=answer))
+
+    def _submit(self, held: _Request) -> None:
+        """Give all its jobs to the replica, or none."""
+        try:
+            for choice in held.choices:
+                self._replica.submit(held.began, choice.job)
+                self._jobs[str(choice.job.id)] = (held, choice)
+        except ValueError:
+            self._drop(held)
+            raise
+        self._requests[held.id] = held
+        self._idle.clear()
+        self._arm()
+
+    def _drop(self, held: _Request) -> None:
+        for choice in held.choices:
+            if self._jobs.pop(str(choice.job.id), None) is not None:
+                self._replica.cancel(self._clock(), choice.job.id)
 
     def stats(self) -> EngineStats:
         self._advance()
@@ -161,7 +226,17 @@ class SimulatedEngine:
             step_model=self._step_model,
             prefix_queries=seen.prefix_queries,
             prefix_hits=seen.prefix_hits,
+            evictions=self._replica.evictions,
+            evicted=self._evicted(),
         )
+
+    def _evicted(self) -> tuple[int, ...]:
+        """What left the prefix cache within the last `REPORTED_S` seconds."""
+        now, counts = self._clock(), self._eviction_counts
+        counts.append((now, self._replica.evictions))
+        while len(counts) > 1 and counts[1][0] <= now - REPORTED_S:
+            counts.popleft()
+        return self._replica.evicted(counts[0][1])
 
     def steps(self) -> list[StepRecord]:
         return self._sampler.take()
@@ -179,38 +254,9 @@ class SimulatedEngine:
                 Broken(code="unavailable", message="the engine was stopped", output_tokens=request.produced)
             )
         self._requests.clear()
+        self._jobs.clear()
         self._note_idle()
         self._become("stopped")
-
-    def _job(self, request: Generate) -> tuple[Job, FinishReason]:
-        """What the engine will run, and how it will end. Raises `BodyError`.
-
-        Tokens that the client has already are computed like the prompt, and not generated again.
-        """
-        body = read(bytes(request.body))
-        prompt = prompt_tokens(body)
-        room = self._context_limit - prompt
-        if room < 1:
-            raise BodyError(
-                f"the prompt has {prompt} tokens; {self.model} here takes {self._context_limit}, answer included",
-                _prompt_field(request),
-            )
-        limit = max(1, min(request.max_tokens, room))
-        if body.simulate is not None:
-            wanted = body.simulate.output_tokens
-        elif body.ignore_eos:
-            wanted = limit
-        else:
-            wanted = drawn_length(self._options.seed, request.request_id)
-        had = len(request.resume_token_ids)
-        job = Job(
-            request.request_id,
-            prompt + had,
-            max(1, min(wanted, limit) - had),
-            request.priority,
-            request.block_hashes[: prompt // PREFIX_BLOCK_TOKENS],
-        )
-        return job, "length" if wanted >= limit else "stop"
 
     def _tick(self) -> None:
         self._timer = None
@@ -224,26 +270,43 @@ class SimulatedEngine:
         self._sampler.look(now, time.time())
 
     def _deliver(self, emission: Emission) -> None:
-        request = self._requests.get(str(emission.id))
-        if request is None:
+        name = str(emission.id)
+        held, choice = self._jobs.get(name, (None, None))
+        if held is None or choice is None:
             return
-        if request.first_token_s is None:
-            request.first_token_s = emission.time - request.began
-        start, count = request.produced, emission.tokens
-        request.produced += count
-        ids = word_ids(request.id, start, count)
-        request.outputs.push(Piece(words(request.id, start, count), count, token_ids=ids))
+        if held.first_token_s is None:
+            held.first_token_s = emission.time - held.began
+        if not held.silent:
+            start, count = choice.produced, emission.tokens
+            choice.produced += count
+            text, ids = words(name, start, count), word_ids(name, start, count)
+            if held.whole is not None:
+                choice.texts.append(text)
+            held.outputs.push(Piece(text, count, choice.index, token_ids=ids))
         if emission.finished:
-            del self._requests[request.id]
-            request.outputs.end(
-                Ended(
-                    finish_reason=request.finish_reason,
-                    prompt_tokens=request.prompt_tokens,
-                    output_tokens=request.produced,
-                    first_token_s=request.first_token_s,
-                )
+            del self._jobs[name]
+            self._finish(held, choice)
+
+    def _finish(self, held: _Request, choice: Choice) -> None:
+        """One choice has ended, and with the last one the request."""
+        held.left -= 1
+        if len(held.choices) > 1 and not held.silent:
+            held.outputs.push(Piece(index=choice.index, finish_reason=choice.reason))
+        if held.left:
+            return
+        del self._requests[held.id]
+        first = held.choices[0]
+        held.outputs.end(
+            Ended(
+                finish_reason=first.reason,
+                prompt_tokens=held.prompt_tokens,
+                output_tokens=held.produced,
+                cached_tokens=first.job.cached_tokens,
+                first_token_s=held.first_token_s or 0.0,
+                body=held.whole() if held.whole is not None else None,
             )
-            self._note_idle()
+        )
+        self._note_idle()
 
     def _arm(self) -> None:
         """One timer: at the next event, or for the next chunk of what streams, but never closer than a tick after the last."""
@@ -267,12 +330,6 @@ class SimulatedEngine:
     def _become(self, state: ReplicaState) -> None:
         self._state = state
         self.changed.set()
-
-
-def drawn_length(seed: int, request_id: str) -> int:
-    """The natural length of an answer nobody prescribed: lognormal, the same for the same seed and request."""
-    rng = random.Random(f"{seed}/{request_id}")
-    return max(1, round(rng.lognormvariate(math.log(LENGTH_MEDIAN), LENGTH_SIGMA)))
 
 
 def _prompt_field(request: Generate) -> str:

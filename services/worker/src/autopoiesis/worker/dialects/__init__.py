@@ -1,0 +1,1 @@
+"""Other APIs of an engine that speaks chat: OpenAI's responses and Anthropic's messages, translated both ways."""
