@@ -12,10 +12,9 @@ from autopoiesis.contracts.messages.infer import Failed, Finished
 from autopoiesis.contracts.subjects import DESIRED, DESIRED_STATE, NODE
 from autopoiesis.runtime.bus import Bus, NoRespondersError, Received, Responders
 from autopoiesis.worker.app import plan_node
-from autopoiesis.worker.layout import gpus_used
 from autopoiesis.worker.node import Node
 from autopoiesis.worker.serving import Place
-from autopoiesis.worker.settings import WorkerSettings
+from autopoiesis.worker.settings import VllmSettings, WorkerSettings
 
 Connect = Callable[..., Awaitable[Bus]]
 WaitFor = Callable[..., Awaitable[None]]
@@ -41,9 +40,9 @@ async def router(connect: Connect) -> Router:
 async def node(connect: Connect, router: Router, wait_for: WaitFor) -> AsyncIterator[Node]:
     bus = await connect("worker", inbox_prefix="_INBOX.worker")
     responders = await Responders.start(bus, "n1", coalesce=0)
-    specs, make_engine = plan_node(SETTINGS)
-    running = Node(bus, responders, Place(node="n1", zone="z"), gpus_used(specs), make_engine, drain_s=5.0)
-    await running.start(specs)
+    plan = await plan_node(SETTINGS, VllmSettings())
+    running = Node(bus, responders, Place(node="n1", zone="z"), plan.gpus, plan.make_engine, drain_s=5.0)
+    await running.start(plan.specs)
     await wait_for(lambda: router.state(H100) == router.state(L40S) == "ready")
     yield running
     await running.stop(0.0)
@@ -219,9 +218,9 @@ async def test_the_node_tells_what_it_has(connect: Connect, router: Router, wait
     await router.bus.subscribe(NODE, note)
     await router.bus.flush()
     bus = await connect("worker")
-    specs, make_engine = plan_node(SETTINGS)
+    plan = await plan_node(SETTINGS, VllmSettings())
     responders = await Responders.start(bus, "n1", coalesce=0)
-    node = Node(bus, responders, Place(node="n1"), gpus_used(specs), make_engine, drain_s=0.0)
+    node = Node(bus, responders, Place(node="n1"), plan.gpus, plan.make_engine, drain_s=0.0)
     await node.start([])
     await wait_for(lambda: told)
     assert told[0].gpus == {"H100": 1, "L40S": 1}

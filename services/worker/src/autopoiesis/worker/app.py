@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from autopoiesis.contracts.subjects import slug
@@ -12,16 +14,19 @@ from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
 from autopoiesis.runtime.settings import BusSettings, Settings, TelemetrySettings
 from autopoiesis.runtime.telemetry import configure
-from autopoiesis.simulator.hardware import gpu
+from autopoiesis.simulator.hardware import GPUS, gpu
 from autopoiesis.simulator.models import model
+from autopoiesis.worker.devices import CPU, DevicePool
 from autopoiesis.worker.engines.attached import AttachedEngine
 from autopoiesis.worker.engines.base import Engine
 from autopoiesis.worker.engines.perturbation import Noise
 from autopoiesis.worker.engines.simulated import SimulatedEngine, SimulatedOptions
+from autopoiesis.worker.hardware import Device, ProbeError, probe
 from autopoiesis.worker.layout import ReplicaSpec, gpus_used, parse_layout
 from autopoiesis.worker.node import EngineFactory, Node
+from autopoiesis.worker.programs import VllmFactory
 from autopoiesis.worker.serving import Place
-from autopoiesis.worker.settings import WorkerSettings
+from autopoiesis.worker.settings import VllmSettings, WorkerSettings
 
 WORKER_INBOX: Final = "_INBOX.worker"
 
@@ -71,11 +76,53 @@ def attached(settings: WorkerSettings, urls: dict[str, str]) -> EngineFactory:
     return make
 
 
-def plan_node(settings: WorkerSettings) -> tuple[list[ReplicaSpec], EngineFactory]:
-    """The replicas at start and how to make engines. Raises `ValueError` naming the setting that is wrong."""
+@dataclass(frozen=True)
+class NodePlan:
+    """The replicas at start, how to make engines, and what the machine has."""
+
+    specs: list[ReplicaSpec]
+    make_engine: EngineFactory
+    gpus: Mapping[str, int]
+    measured: Mapping[str, Device] = field(default_factory=dict)
+
+
+async def plan_node(settings: WorkerSettings, vllm: VllmSettings) -> NodePlan:
+    """Raises `ValueError` naming the setting that is wrong."""
     if settings.engine == "simulated":
         specs = parse_layout(settings.replicas, node=settings.node, model=settings.model)
-        return specs, simulated(settings)
+        return NodePlan(specs, simulated(settings), gpus_used(specs))
+    if settings.engine == "vllm":
+        return await plan_vllm(settings, vllm)
+    return plan_attached(settings)
+
+
+async def plan_vllm(settings: WorkerSettings, vllm: VllmSettings) -> NodePlan:
+    """Devices come from `vllm.devices`, else from what the probe finds; what they reach always from the probe."""
+    try:
+        found = await probe(vllm.python or sys.executable)
+    except ProbeError as error:
+        if not vllm.devices:
+            raise ValueError(f"{error}; say what this machine has in vllm.devices, such as 2xH100") from error
+        log.warning("%s; nothing measured is published", error)
+        found = []
+    measured = {device.kind: device for device in found}
+    kinds = [device.kind for device in found]
+    if vllm.devices:
+        known = (*GPUS, *measured, CPU)
+        layout = parse_layout(vllm.devices, node="", model="", kinds=known, setting="vllm.devices")
+        kinds = [spec.gpu for spec in layout]
+    pool = DevicePool(kinds)
+    specs = parse_layout(
+        settings.replicas, node=settings.node, model=settings.model, kinds=tuple(pool.counts)
+    )
+    for kind, count in gpus_used(specs).items():
+        if count > pool.counts[kind]:
+            raise ValueError(f"worker.replicas needs {count} x {kind}; this machine has {pool.counts[kind]}")
+    factory = VllmFactory(vllm, pool, chunk_interval_s=settings.chunk_interval_s)
+    return NodePlan(specs, factory, pool.counts, {k: d for k, d in measured.items() if k in pool.counts})
+
+
+def plan_attached(settings: WorkerSettings) -> NodePlan:
     chip = gpu(settings.attach_gpu).name if settings.attach_gpu else "unknown"
     specs = [
         ReplicaSpec(
@@ -83,26 +130,33 @@ def plan_node(settings: WorkerSettings) -> tuple[list[ReplicaSpec], EngineFactor
         )
         for i in range(len(settings.attach))
     ]
-    return specs, attached(
-        settings, {spec.name: url for spec, url in zip(specs, settings.attach, strict=True)}
-    )
+    urls = {spec.name: url for spec, url in zip(specs, settings.attach, strict=True)}
+    return NodePlan(specs, attached(settings, urls), gpus_used(specs))
 
 
-async def serve(bus: Bus, settings: WorkerSettings, service: Service) -> None:
+async def serve(bus: Bus, settings: WorkerSettings, vllm: VllmSettings, service: Service) -> None:
     """Run the node on a connected bus until the service stops, then drain it. Raises `OperatorError` for bad settings."""
     try:
-        specs, make_engine = plan_node(settings)
+        plan = await plan_node(settings, vllm)
         responders = await Responders.start(bus, slug(settings.node), coalesce=0)
         place = Place(node=settings.node, zone=settings.zone, preemptible=settings.preemptible)
-        node = Node(bus, responders, place, gpus_used(specs), make_engine, drain_s=settings.drain_s)
-        await node.start(specs)
+        node = Node(
+            bus,
+            responders,
+            place,
+            plan.gpus,
+            plan.make_engine,
+            drain_s=settings.drain_s,
+            measured=plan.measured,
+        )
+        await node.start(plan.specs)
     except ValueError as error:
         raise OperatorError(str(error)) from error
     try:
-        if settings.engine == "simulated":
+        if settings.engine != "attached":
             node.follow_planner()
-        log.info("node %s serves %d replicas of %s", settings.node, len(specs), settings.model)
-        service.ready(node=settings.node, replicas=[spec.name for spec in specs])
+        log.info("node %s serves %d replicas of %s", settings.node, len(plan.specs), settings.model)
+        service.ready(node=settings.node, replicas=[spec.name for spec in plan.specs])
         await service.until_stopped()
     finally:
         await node.stop(settings.drain_s)
@@ -123,6 +177,6 @@ async def main(settings: Settings, service: Service) -> None:
             on_closed=lambda: service.fail("the connection to NATS closed for good"),
         )
         service.on_exit(bus.drain)
-        await serve(bus, worker, service)
+        await serve(bus, worker, settings[VllmSettings], service)
     finally:
         telemetry.shutdown()

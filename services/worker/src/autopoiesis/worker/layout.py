@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from autopoiesis.contracts.messages.fleet import DesiredReplica, Role
+from autopoiesis.contracts.subjects import slug
 from autopoiesis.simulator.hardware import gpu
 
 _GROUP: Final = re.compile(
@@ -37,21 +39,42 @@ class ReplicaSpec:
         )
 
 
-def parse_layout(text: str, *, node: str, model: str) -> list[ReplicaSpec]:
-    """Replicas of `2xH100 + 4xL40S:tp2`, named `<node>-<gpu>-<number>`. Raises `ValueError` saying which part is wrong."""
+def parse_layout(
+    text: str,
+    *,
+    node: str,
+    model: str,
+    kinds: Collection[str] | None = None,
+    setting: str = "worker.replicas",
+) -> list[ReplicaSpec]:
+    """Replicas of `2xH100 + 4xL40S:tp2`, named `<node>-<gpu>-<number>`.
+
+    `kinds`: the devices there are; without, those that the simulator knows. Raises `ValueError` saying which part is wrong.
+    """
     specs: list[ReplicaSpec] = []
     numbers: dict[str, int] = {}
     for part in text.split("+"):
         match = _GROUP.fullmatch(part.strip())
         if match is None:
             raise ValueError(
-                f"worker.replicas: cannot read {part.strip()!r} in {text!r}; write for instance 2xH100 + 4xL40S:tp2"
+                f"{setting}: cannot read {part.strip()!r} in {text!r}; write for instance 2xH100 + 4xL40S:tp2"
             )
-        chip, tp = gpu(match["gpu"]).name, int(match["tp"] or 1)
+        chip, tp = _kind(match["gpu"], kinds, setting), int(match["tp"] or 1)
         for _ in range(int(match["count"] or 1)):
             number = numbers[chip] = numbers.get(chip, -1) + 1
-            specs.append(ReplicaSpec(name=f"{node}-{chip.lower()}-{number}", model=model, gpu=chip, tp=tp))
+            specs.append(
+                ReplicaSpec(name=f"{node}-{slug(chip.lower())}-{number}", model=model, gpu=chip, tp=tp)
+            )
     return specs
+
+
+def _kind(text: str, kinds: Collection[str] | None, setting: str) -> str:
+    if kinds is None:
+        return gpu(text).name
+    for kind in kinds:
+        if kind.lower() == text.lower():
+            return kind
+    raise ValueError(f"{setting}: no {text} here; this machine has {', '.join(kinds) or 'nothing'}")
 
 
 def gpus_used(specs: list[ReplicaSpec]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from autopoiesis.contracts.subjects import DESIRED, DESIRED_STATE, NODE, slug
 from autopoiesis.runtime.bus import Bus, BusError, Received, Responders
 from autopoiesis.simulator.hardware import GPUS
 from autopoiesis.worker.engines.base import Engine
+from autopoiesis.worker.hardware import Device
 from autopoiesis.worker.layout import ReplicaSpec
 from autopoiesis.worker.reconcile import DesiredStateError, check, next_step, supersedes
 from autopoiesis.worker.serving import Place, ServedReplica
@@ -27,7 +28,7 @@ EngineFactory = Callable[[ReplicaSpec, bool], Engine]
 
 
 class Node:
-    """`gpus`: GPU type to count. `place` is that of every replica here, prices apart."""
+    """`gpus`: GPU type to count; `measured`: what one of a type reaches. `place` is that of every replica here, prices apart."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Node:
         make_engine: EngineFactory,
         *,
         drain_s: float,
+        measured: Mapping[str, Device] | None = None,
     ) -> None:
         self.replicas: dict[str, ServedReplica] = {}
         self._bus = bus
@@ -46,6 +48,7 @@ class Node:
         self._gpus = dict(gpus)
         self._make_engine = make_engine
         self._drain_s = drain_s
+        self._measured = dict(measured or {})
         self._desired: DesiredState | None = None
         self._changed = asyncio.Event()
         self._retiring: dict[str, asyncio.Task[None]] = {}
@@ -149,7 +152,10 @@ class Node:
             node=self._place.node,
             zone=self._place.zone,
             gpus=self._gpus,
-            memory_bytes={kind: GPUS[kind].memory_bytes for kind in self._gpus if kind in GPUS},
+            memory_bytes={kind: GPUS[kind].memory_bytes for kind in self._gpus if kind in GPUS}
+            | {kind: device.memory_bytes for kind, device in self._measured.items()},
+            measured_flops={kind: device.flops for kind, device in self._measured.items()},
+            measured_bandwidth={kind: device.bandwidth for kind, device in self._measured.items()},
         )
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Settings of one worker: section `worker` of `autopoiesis.yaml`, `AUTOPOIESIS_WORKER_<KEY>` in the environment."""
+"""Settings of one worker: sections `worker` and `vllm` of `autopoiesis.yaml`, `AUTOPOIESIS_WORKER_<KEY>` in the environment."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     node: str = msgspec.field(default_factory=socket.gethostname)
     """Name of this machine, unique in the installation."""
     zone: str = ""
-    engine: Literal["simulated", "attached"] = "simulated"
+    engine: Literal["simulated", "attached", "vllm"] = "simulated"
     model: str = "llama-3.1-8b"
-    """Model that simulated replicas serve; for attached servers only where they do not list theirs."""
+    """Model that simulated and vLLM replicas serve at start; for attached servers only where they do not list theirs."""
     preemptible: bool = False
     """The machine may be taken away."""
 
     replicas: str = "2xH100 + 4xL40S"
-    """Simulated replicas at start: `<count>x<GPU>[:tp<n>]`, joined by `+`."""
+    """Simulated and vLLM replicas at start: `<count>x<GPU>[:tp<n>]`, joined by `+`; with vLLM `CPU` is a GPU too."""
     seed: int = 0
     max_running: int = 256
     """Batch limit of each simulated engine."""
@@ -65,3 +65,22 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
         for name in ("drain_s", "chunk_interval_s", "load_bandwidth", "load_base_s"):
             if getattr(self, name) < 0:
                 raise ValueError(f"worker.{name} = {getattr(self, name)}: must not be negative")
+
+
+class VllmSettings(Section, frozen=True, kw_only=True):
+    """How `worker.engine: vllm` runs its replicas."""
+
+    prefix: ClassVar[str] = "vllm"
+
+    python: str = ""
+    """Python that has vLLM; the worker's own by default."""
+    args: str = ""
+    """As for `vllm serve`: `--max-model-len 8192 --enable-auto-tool-choice --tool-call-parser hermes`."""
+    model_args: dict[str, str] = msgspec.field(default_factory=dict)
+    """More of them for single models, by name."""
+    checkpoints: dict[str, str] = msgspec.field(default_factory=dict)
+    """Model name to the folder or hub name of its weights; a model that is not here is its own hub name."""
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    """Environment of the engines' processes, on top of the worker's."""
+    devices: str = ""
+    """What this machine has, such as `4xH100` or `2xCPU`; found out by default."""

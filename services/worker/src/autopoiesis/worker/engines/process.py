@@ -92,6 +92,10 @@ class ProcessEngine:
         self._child.link.send(frames.Run(request))
         return outputs
 
+    def knows(self, path: str) -> bool:
+        """Whatever the engine's own application answers: it is the one to say no."""
+        return True
+
     def cancel(self, request_id: str, reason: FailureCode) -> None:
         held = self._requests.get(request_id)
         if held is None:

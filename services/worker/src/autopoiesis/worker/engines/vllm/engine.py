@@ -28,7 +28,7 @@ from autopoiesis.worker.engines.vllm.observer import Observer
 
 
 class ArgumentsError(Exception):
-    """`worker.vllm_args` that vLLM does not take; the message is vLLM's own."""
+    """`vllm.args` that vLLM does not take; the message is vLLM's own."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def arguments(configure: Configure, events_endpoint: str) -> Namespace:
 
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
     def error(self, message: str) -> Any:
-        raise ArgumentsError(f"worker.vllm_args: {message}")
+        raise ArgumentsError(f"vllm.args: {message}")
 
 
 async def load(configure: Configure, progress: Callable[[float], None]) -> Loaded:

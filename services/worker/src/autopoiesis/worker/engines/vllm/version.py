@@ -29,7 +29,7 @@ def supported_version() -> str:
             )
         return found
     raise VersionError(
-        f"{sys.executable} has no vLLM; install {wanted}, or name the Python that has it in worker.vllm_python"
+        f"{sys.executable} has no vLLM; install {wanted}, or name the Python that has it in vllm.python"
     )
 
 
