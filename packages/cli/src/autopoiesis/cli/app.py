@@ -6,12 +6,13 @@ from collections.abc import Sequence
 import httpx
 from cyclopts import App
 
-from autopoiesis.cli.commands import config, demo, doctor, keys, load, mode, policy, setup, status, up
+from autopoiesis.cli.commands import config, demo, doctor, keys, load, mode, policy, setup, status, up, whatif
 from autopoiesis.cli.output import CommandError
 from autopoiesis.policy.language import PolicyError
 from autopoiesis.runtime.embedded import ChildFailedError, DataDirectoryInUseError
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.settings import SettingsError
+from autopoiesis.simulator.extras import MissingExtraError
 from autopoiesis.simulator.workload import TraceError
 from autopoiesis.store import StoreError
 
@@ -22,6 +23,7 @@ app = App(
 app.command(up.up)
 app.command(demo.demo)
 app.command(load.load)
+app.command(whatif.whatif)
 app.command(status.status)
 app.command(doctor.doctor)
 app.command(policy.app, name="policy")
@@ -40,6 +42,7 @@ EXPECTED = (
     StoreError,
     ChildFailedError,
     DataDirectoryInUseError,
+    MissingExtraError,
     FileNotFoundError,
     httpx.HTTPError,
 )

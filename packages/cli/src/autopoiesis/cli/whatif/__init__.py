@@ -1,0 +1,1 @@
+"""What `autopoiesis whatif` was asked and how it is answered."""

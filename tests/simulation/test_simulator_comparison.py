@@ -1,0 +1,107 @@
+"""`compare` says of each policy what `evaluate` says, on one core or several, and draws it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autopoiesis.policy import library
+from autopoiesis.policy.language import PolicyError
+from autopoiesis.simulator import SLO, Comparison, Fleet, Trace, compare, evaluate, plots
+from autopoiesis.simulator.fleet import Change
+from autopoiesis.simulator.workload.generate import poisson
+
+GOAL = SLO(ttft_s=0.5, tpot_s=0.05)
+FLEET = "1xL40S + 1xL4"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "compare_policies.py"
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def traffic() -> Trace:
+    return poisson(2.0, 130.0, seed=3)
+
+
+@pytest.fixture(scope="module")
+def compared(traffic: Trace) -> Comparison:
+    policies = {"mine": library.source("least_requests"), "random": "random", "round_robin": "round_robin", "least_kv": "least_kv_tokens"}  # fmt: skip
+    return compare(policies, traffic, FLEET, GOAL, loads=(0.5, 1.0), seeds=(0, 1))
+
+
+def test_figures_are_those_of_evaluate(compared: Comparison, traffic: Trace) -> None:
+    report = evaluate("random", traffic, FLEET, GOAL, loads=(0.5, 1.0), seeds=(0, 1))
+    for run, cell in zip(report.runs, compared.of("random"), strict=True):
+        assert (cell.load, cell.seed) == (run.load, run.seed)
+        assert cell.figures == pytest.approx(run.summary(), nan_ok=True)
+        assert cell.met.sum() == run.met[run.scored].sum()
+        assert np.isfinite(cell.ttft_s).all()
+
+
+def test_several_processes_give_the_same(compared: Comparison, traffic: Trace) -> None:
+    seen: list[tuple[int, int]] = []
+    policies = {"mine": library.source("least_requests"), "random": "random", "round_robin": "round_robin", "least_kv": "least_kv_tokens"}  # fmt: skip
+    again = compare(
+        policies,
+        traffic,
+        FLEET,
+        GOAL,
+        (0.5, 1.0),
+        (0, 1),
+        processes=2,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert again.to_pandas().equals(compared.to_pandas())
+    assert (seen[0], seen[-1]) == ((0, 16), (16, 16))
+
+
+def test_a_policy_under_two_names_is_level_with_itself(traffic: Trace) -> None:
+    twins = compare({"a": "random", "b": library.source("random")}, traffic, FLEET, GOAL)
+    assert [(s.policy, s.group) for s in twins.ranking()] == [("a", 1), ("b", 1)]
+
+
+def test_what_makes_no_sense_is_refused(traffic: Trace) -> None:
+    with pytest.raises(ValueError, match="at least one policy"):
+        compare([], traffic, FLEET)
+    with pytest.raises(ValueError, match="warmup_s = 500"):
+        compare(["random"], traffic, FLEET, warmup_s=500.0)
+    with pytest.raises(PolicyError):
+        compare({"bad": "API = 1\nimport os\n"}, traffic, FLEET)
+    with pytest.raises(KeyError, match="no shipped policy 'fastest'"):
+        compare(["fastest"], traffic, FLEET)
+
+
+def test_every_picture_can_be_drawn(compared: Comparison, traffic: Trace, tmp_path: Path) -> None:
+    fleet = Fleet.parse(FLEET).with_changes([Change(at=20.0, kind="drain", replica="l4-1")])
+    run = evaluate("least_requests", traffic, fleet, GOAL).runs[0]
+    figures = {
+        "overview": plots.overview(compared, highlight=["mine"], slo_s=0.5),
+        "one": plots.overview(compared.at(1.0)),
+        "goodput": plots.goodput_over_load(compared),
+        "ttft": plots.ttft_cdf(compared),
+        "in_system": plots.in_system(run),
+        "utilisation": plots.utilisation(run),
+    }
+    for name, figure in figures.items():
+        figure.savefig(tmp_path / name, format="png")
+        assert (tmp_path / name).read_bytes().startswith(PNG)
+        assert all(axis.get_xlabel() for axis in figure.axes), name
+
+
+def test_requests_in_the_picture_are_those_in_the_system(traffic: Trace) -> None:
+    run = evaluate("least_requests", traffic, FLEET, GOAL).runs[0]
+    held, waiting, decoding = plots.where_requests_are(run, np.array([10.0, 60.0, 1e6]))
+    for place, time in enumerate((10.0, 60.0)):
+        there = ((run.arrival_s <= time) & (run.ended_s > time)).sum()
+        assert held[place] + waiting[place] + decoding[place] == there > 0
+    assert held[2] == waiting[2] == decoding[2] == 0
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    picture = tmp_path / "example.png"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "--plot", str(picture)], capture_output=True, text=True, check=True
+    )
+    assert {line.split()[3] for line in done.stdout.splitlines()} == {"mine", "least_requests", "slo_triage"}
+    assert picture.read_bytes().startswith(PNG)
