@@ -25,6 +25,7 @@ from autopoiesis.simulator.engine import (
     TooLongError,
     check,
 )
+from autopoiesis.simulator.prefix import PrefixCache
 from autopoiesis.simulator.steptime import Steps
 
 __all__ = ["Emission", "EngineConfig", "Job", "Replica", "ReplicaStats", "TooLongError"]
@@ -44,17 +45,20 @@ class Replica(Batch):
     """
 
     __slots__ = (
+        "_budget",
         "_cancelled",
         "_decode_fixed",
         "_end",
         "_first",
         "_growth",
         "_longest",
+        "_most_running",
         "_orders",
         "_out",
         "_partial",
         "_per_kv_token",
         "_perturb",
+        "_reserve",
         "_run",
         "_sequences",
         "_start",
@@ -110,6 +114,9 @@ class Replica(Batch):
         self._growth = 0.0
         self._end = math.inf
         self._step_time = 0.0
+        self._budget = config.max_batched_tokens
+        self._most_running = config.max_running
+        self._reserve = config.reserve_full_prompt
         self._longest = self._blocks * self._pages + 1
         self._per_kv_token = step_time.per_kv_token
         self._decode_fixed = [step_time.fixed(n, n) for n in range(config.max_running + 1)]
@@ -134,7 +141,7 @@ class Replica(Batch):
             self._run > 1
             and not self._chunks
             and self._waiting[0][2] is sequence
-            and len(self._decoding) < self.config.max_running
+            and len(self._decoding) < self._most_running
         ):
             self._interrupt(now)
 
@@ -340,7 +347,8 @@ class Replica(Batch):
             held = used * self._pages
             for sequence, _ in chunks:
                 self._share(sequence, sequence.computed)
-        self.kv_peak_tokens = max(self.kv_peak_tokens, held)
+        if held > self.kv_peak_tokens:
+            self.kv_peak_tokens = held
 
     def _decode(self, now: float) -> bool:
         """Start a run without prompts, until the first sequence ends; false where KV may run out before."""
@@ -379,14 +387,14 @@ class Replica(Batch):
     def _begin(self, now: float) -> None:
         """Choose the next batch and how many steps it stays the same."""
         partial, preempted = self._partial, False
-        chunk = self._chunk(partial)
+        chunk = 0 if partial is None else self._chunk(partial)
         used = self._pages_bound(partial, chunk)
         if used > self._blocks or self._cache is not None:
             preempted = self._make_room(now)
             partial = self._partial
-            chunk = self._chunk(partial)
+            chunk = 0 if partial is None else self._chunk(partial)
             used = self._blocks_in_use(1, partial, chunk)
-        budget = self.config.max_batched_tokens - len(self._decoding) - chunk
+        budget = self._budget - len(self._decoding) - chunk
         chunks: list[tuple[Sequence, int]] = [] if partial is None else [(partial, chunk)]
         if self._cache is not None:
             self._cache.shrink(self._blocks - used)
@@ -397,16 +405,16 @@ class Replica(Batch):
             self._admit(chunks, budget, used)
         self._chunks = chunks
         if self._decoding or chunks:
-            self._mix(now, chunks, once=preempted or self._head_may_shrink())
+            self._mix(now, chunks, preempted or (self._cache is not None and self._head_may_shrink()))
         else:
             self._end = math.inf
 
     def _chunk(self, partial: Sequence | None) -> int:
         if partial is None:
             return 0
-        return min(partial.target - partial.computed, self.config.max_batched_tokens - len(self._decoding))
+        return min(partial.target - partial.computed, self._budget - len(self._decoding))
 
-    def _mix(self, now: float, chunks: list[tuple[Sequence, int]], *, once: bool) -> None:
+    def _mix(self, now: float, chunks: list[tuple[Sequence, int]], once: bool) -> None:
         """Start a run of prompt chunks beside the decoding sequences."""
         model, decoding = self.step_time, len(self._decoding)
         tokens = sampled = decoding
@@ -424,14 +432,9 @@ class Replica(Batch):
             elif chunk:
                 run = min(run, (left - 1) // chunk)
                 growth += chunk * model.per_prefix_token(chunk)
-        if (
-            once
-            or len(chunks) > 1
-            or (run > 1 and self._cache is not None and chunks and self._meets_cached(chunks[0][0]))
-        ):
-            run = 1
         if run > 1:
-            run = self._fitting(run, chunks)
+            met = self._cache is not None and chunks and self._meets_cached(chunks[0][0])
+            run = 1 if once or met or len(chunks) > 1 else self._fitting(run, chunks)
         self._launch(now, run, first + model.fixed(tokens, sampled), growth)
 
     # --- admission, preemption, ends ---
@@ -443,55 +446,60 @@ class Replica(Batch):
 
     def _admit(self, chunks: list[tuple[Sequence, int]], budget: int, used: int) -> None:
         """Take waiting jobs into this step while batch, budget and KV allow; the first that does not fit blocks the rest."""
-        waiting, pages = self._waiting, self._pages
-        room = self.config.max_running - len(self._decoding) - len(chunks)
+        waiting, pages, cache = self._waiting, self._pages, self._cache
+        room = self._most_running - len(self._decoding) - len(chunks)
         exact = False
+        shared = hits = idle = 0
         while waiting and budget > 0 and room > 0:
             sequence = waiting[0][2]
             if sequence.cancelled:
                 heappop(waiting)
                 continue
-            cached = sequence.landed
-            hits, idle = (0, 0) if cached else self._match(sequence)
-            shared = hits * self.config.prefix_block_tokens
-            cached += shared
-            chunk = min(sequence.target - cached, budget)
-            wanted = sequence.target if self.config.reserve_full_prompt else cached + chunk
+            cached, target = sequence.landed, sequence.target
+            if cache is not None:
+                hits, idle = (0, 0) if cached else self._match(sequence)
+                shared = hits * self.config.prefix_block_tokens
+                cached += shared
+            chunk = target - cached
+            if chunk > budget:
+                chunk = budget
+            wanted = target if self._reserve else cached + chunk
             need = (wanted - shared + pages - 1) // pages + idle
             if used + need > self._blocks:
-                if not exact and self._cache is None:
+                if not exact and cache is None:
                     exact = True
                     used = self._blocks_in_use(1) + sum(-(-(s.computed + c) // pages) for s, c in chunks)
                     continue
                 break
             heappop(waiting)
             self._waiting_count -= 1
-            self._waiting_tokens -= sequence.target - sequence.landed
-            self._start_prefill(sequence, hits, cached)
+            self._waiting_tokens -= target - sequence.landed
+            sequence.queued = False
+            sequence.started = self._end
+            sequence.computed = cached
             chunks.append((sequence, chunk))
             budget -= chunk
             room -= 1
             used += (cached - shared + chunk + pages - 1) // pages
-            if self._cache is not None:
+            if cache is not None:
+                if not sequence.landed:
+                    self._adopt(cache, sequence, hits, cached)
                 self._share(sequence, cached + chunk)
                 used = self._blocks_in_use(1) + sum(self._private_pages(s, c) for s, c in chunks)
-                self._cache.shrink(self._blocks - used)
+                cache.shrink(self._blocks - used)
 
     def _head_may_shrink(self) -> bool:
         """A waiting job that does not fit may come to need less as its idle hits are evicted: look again at each step."""
-        return self._cache is not None and bool(self._waiting) and not self.config.reserve_full_prompt
+        return bool(self._waiting) and not self._reserve
 
-    def _start_prefill(self, sequence: Sequence, hits: int, cached: int) -> None:
-        sequence.queued = False
-        sequence.started = self._end
-        sequence.computed = cached
-        if self._cache is not None and not sequence.landed:
-            self.prefix_queries += sequence.target
-            self.prefix_hits += cached
-            sequence.job.cached_tokens = min(cached, sequence.job.prompt_tokens)
-            for block in sequence.job.block_hashes[:hits]:
-                self._cache.hold(block)
-            sequence.held = hits
+    def _adopt(self, cache: PrefixCache, sequence: Sequence, hits: int, cached: int) -> None:
+        """Start a prompt from the leading `hits` blocks that are cached, `cached` tokens."""
+        self.prefix_queries += sequence.target
+        self.prefix_hits += cached
+        sequence.job.cached_tokens = min(cached, sequence.job.prompt_tokens)
+        for block in sequence.job.block_hashes[:hits]:
+            cache.hold(block)
+        sequence.held = hits
 
     def _prefilled(self, sequence: Sequence, now: float) -> None:
         """The prompt (or, after preemption, all that was known) is computed: one token comes out."""

@@ -67,6 +67,7 @@ class StepTime:
     __slots__ = (
         "_heads",
         "_layers",
+        "_ramp",
         "efficiency",
         "gpu",
         "model",
@@ -103,6 +104,7 @@ class StepTime:
         """Seconds of chunk attention for one query token against one context token."""
         self.per_kv_token_mixed = max(self.per_kv_token, self.efficiency.mixed_rows * self.per_pair)
         """The same in a step that has prompt chunks too."""
+        self._ramp = self.efficiency.attention_ramp
         self._layers: dict[int, float] = {}
         self._heads: dict[int, float] = {}
 
@@ -118,12 +120,13 @@ class StepTime:
 
     def chunk_attention(self, chunk: int, prefix: int) -> float:
         """Attention of `chunk` prompt tokens after `prefix` tokens that are in the KV cache already."""
-        own = 0.5 * (chunk + 1) + self.efficiency.attention_ramp
-        return prefix * self.per_prefix_token(chunk) + chunk * own * self.per_pair
+        own = chunk * (0.5 * (chunk + 1) + self._ramp) * self.per_pair
+        return prefix * self.per_prefix_token(chunk) + own if prefix else own
 
     def per_prefix_token(self, chunk: int) -> float:
         """Seconds that each token of prefix adds to a chunk: computing against it or reading it, whichever is longer."""
-        return max(chunk * self.per_pair, self.per_kv_token)
+        computed = chunk * self.per_pair
+        return computed if computed > self.per_kv_token else self.per_kv_token
 
     def step(self, chunks: Iterable[tuple[int, int]], decodes: int, kv_tokens: int, sampled: int) -> float:
         """One step: `chunks` of (tokens, prefix tokens), `decodes` sequences that read `kv_tokens` in all, `sampled` outputs."""
