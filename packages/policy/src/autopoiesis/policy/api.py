@@ -363,3 +363,9 @@ VIEWS: Final[dict[str, type]] = {
     "PlanContext": PlanContext,
 }
 """Every view a policy may read, by the name the documentation uses."""
+
+VIEWS_OF: Final[dict[Kind, tuple[str, ...]]] = {
+    "dispatch": ("Request", "Workflow", "Replica", "DispatchContext"),
+    "plan": ("ModelDemand", "GpuPool", "PlanContext"),
+}
+"""The views that the functions of a kind are given."""

@@ -9,16 +9,18 @@ import httpx
 from cyclopts import App, Parameter
 from rich.syntax import Syntax
 
+from autopoiesis.cli.commands.policy_run import run
 from autopoiesis.cli.context import COMMON, Common
 from autopoiesis.cli.output import CommandError, console, print_json, table
 from autopoiesis.contracts.messages.policy import Activation, Origin
 from autopoiesis.policy import library
 from autopoiesis.policy.api import API_VERSION, KINDS, Kind
-from autopoiesis.policy.language import compile_policy
+from autopoiesis.policy.language import compile_policy, kind_of
 from autopoiesis.policy.language import verify as verify_source
 from autopoiesis.store import Store, operations
 
-app = App(help="List, read, compare, verify, activate and pin policies.")
+app = App(help="List, read, compare, verify, run, activate and pin policies.")
+app.command(run)
 
 T = TypeVar("T")
 SHORT = 12
@@ -124,9 +126,13 @@ def diff(before: str, after: str, *, common: Common = COMMON) -> None:
 
 
 @app.command
-def verify(file: Path, *, kind: Kind = "dispatch", common: Common = COMMON) -> int:
-    """Check FILE against the policy language. Exits 1 with every problem: line, column, rule, what to write instead."""
-    report = verify_source(_read(file), kind)
+def verify(file: Path, *, kind: Kind | None = None, common: Common = COMMON) -> int:
+    """Check FILE against the policy language. Exits 1 with every problem: line, column, rule, what to write instead.
+
+    The kind is that of the functions it defines, unless given.
+    """
+    source = _read(file)
+    report = verify_source(source, kind or kind_of(source) or "dispatch")
     if common.json:
         print_json(report.to_json())
     else:
@@ -136,16 +142,25 @@ def verify(file: Path, *, kind: Kind = "dispatch", common: Common = COMMON) -> i
 
 @app.command
 def promote(
-    policy: str, *, scope: str | None = None, kind: Kind = "dispatch", why: str = "", common: Common = COMMON
+    policy: str,
+    *,
+    scope: str | None = None,
+    kind: Kind | None = None,
+    why: str = "",
+    common: Common = COMMON,
 ) -> None:
-    """Make POLICY (a hash's beginning, a shipped name or a file) active, whatever the evaluator thinks."""
+    """Make POLICY (a hash's beginning, a shipped name or a file) active, whatever the evaluator thinks.
+
+    A source is of the kind whose functions it defines, a hash of kind dispatch, unless given.
+    """
     target = scope or common.running().scope
 
     given = _source(policy)
+    its: Kind = kind or (kind_of(given[0]) if given else None) or "dispatch"
 
     async def act(store: Store) -> Activation:
-        prefix = policy if given is None else await _known(store, given, kind)
-        return await operations.promote(store, target, kind, prefix, why or "promote")
+        prefix = policy if given is None else await _known(store, given, its)
+        return await operations.promote(store, target, its, prefix, why or "promote")
 
     message = _with_store(common, act)
     console.print(f"{message.hash[:SHORT]} is active for {target} as epoch {message.epoch}")

@@ -15,6 +15,7 @@ from autopoiesis.policy.language.errors import (
 )
 from autopoiesis.policy.language.identity import policy_hash
 from autopoiesis.policy.language.linker import link
+from autopoiesis.policy.language.module import kind_of
 from autopoiesis.policy.language.report import Problem, Report
 from autopoiesis.policy.language.verifier import verify
 
@@ -30,6 +31,7 @@ __all__ = [
     "Report",
     "VerificationError",
     "compile_policy",
+    "kind_of",
     "link",
     "policy_hash",
     "verify",

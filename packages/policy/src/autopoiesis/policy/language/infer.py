@@ -32,6 +32,7 @@ class Inference:
         self.expressions: dict[ast.expr, Type] = {}
         self._compared: dict[ast.Call, Type] = {}
         self._module = module
+        self._kind: Kind = kind
         self._known = module.known
         self._variables: dict[tuple[str, str], Type] = {}
         self._returns: dict[str, Type] = {}
@@ -65,15 +66,15 @@ class Inference:
         return found if found.kinds else ANYTHING
 
     def reads(self) -> dict[str, frozenset[str]]:
-        """Fields read per view. A value of unknown origin counts for every view that has the field."""
-        found: dict[str, set[str]] = {name: set() for name in api.VIEWS}
+        """Fields read per view. A value of unknown origin counts for every view of the kind that has the field."""
+        found: dict[str, set[str]] = {name: set() for name in api.VIEWS_OF[self._kind]}
         for function in self._module.functions.values():
             for node in ast.walk(function):
                 if isinstance(node, ast.Attribute) and node.attr in grammar.READABLE:
                     for owner in types.owners(self.of(node.value), node.attr):
                         if owner in found:
                             found[owner].add(node.attr)
-        return {name: frozenset(names) for name, names in found.items()}
+        return {name: frozenset(found.get(name, ())) for name in api.VIEWS}
 
     def _know_nothing(self) -> None:
         for scope, names in self._bound.items():

@@ -5,11 +5,21 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from autopoiesis.policy.api import API_VERSION, FUNCTIONS
+from autopoiesis.policy.api import API_VERSION, FUNCTIONS, Kind
 from autopoiesis.policy.language import grammar
 from autopoiesis.policy.language.report import Problems
 
 ENTRY_POINTS = frozenset(name for functions in FUNCTIONS.values() for name in functions)
+
+
+def kind_of(source: str) -> Kind | None:
+    """The kind whose functions `source` defines; None if it defines none, those of both, or does not parse."""
+    try:
+        defined = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    kinds = [kind for kind, functions in FUNCTIONS.items() if defined & functions.keys()]
+    return kinds[0] if len(kinds) == 1 else None
 
 
 class Module:

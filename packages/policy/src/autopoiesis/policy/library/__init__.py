@@ -10,8 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-from autopoiesis.policy.api import FUNCTIONS, KINDS, Kind
-from autopoiesis.policy.language import CompiledPolicy, compile_policy
+from autopoiesis.policy.api import Kind
+from autopoiesis.policy.language import CompiledPolicy, compile_policy, kind_of
 
 
 @cache
@@ -63,6 +63,8 @@ def load(name: str, *, fuel: int | None = None) -> CompiledPolicy:
     return compile_policy(source(name), _kind(name), fuel=fuel)
 
 
+@cache
 def _kind(name: str) -> Kind:
-    text = source(name)
-    return next(kind for kind in KINDS if any(f"\ndef {function}(" in text for function in FUNCTIONS[kind]))
+    kind = kind_of(source(name))
+    assert kind is not None, f"the shipped policy {name} is of no kind"
+    return kind
