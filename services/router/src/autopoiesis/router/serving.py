@@ -160,7 +160,7 @@ class Serving:
         now = self._clock()
         self.fleet.heard(flight.replica, now)
         if isinstance(reply, Chunk):
-            if reply.tokens or reply.text or reply.delta is not None or reply.choice is not None:
+            if not reply.empty:
                 self._tokens(flight, reply, now)
         elif isinstance(reply, Finished):
             self._finished(flight, reply, now)

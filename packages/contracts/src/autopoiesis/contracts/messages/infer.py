@@ -73,7 +73,13 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="chunk", om
     choice: MaybeRaw = None
     """OpenAI's whole choice object, where text and delta do not say it (log-probabilities, an engine's extras)."""
     finish_reason: FinishReason | None = None
-    """This choice ended so; needed only where choices end differently. `choice`, if there is one, says the same."""
+    """This choice ended so; needed only where choices end differently. `choice`, if there is one, does not say it."""
+
+    @property
+    def empty(self) -> bool:
+        """Only a sign of life."""
+        said = self.tokens or self.text or self.finish_reason
+        return not said and self.delta is None and self.choice is None
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finished", omit_defaults=True):
