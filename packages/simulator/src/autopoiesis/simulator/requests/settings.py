@@ -17,6 +17,8 @@ class Clients:
     retries: int = 0
     """Times it tries again, after a timeout or a 429."""
     retry_after_s: float = 1.0
+    give_up: bool = False
+    """Requests that depend on one that did not finish never come; they count as abandoned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

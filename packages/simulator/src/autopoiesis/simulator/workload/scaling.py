@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def _superpose(trace: Trace, parts: list[Trace], shifts: list[float], name: str)
         ),
         think_s=np.concatenate([part.think_s for part in parts]),
         classes=trace.classes,
-        **{name: np.concatenate([part.recorded()[name] for part in parts]) for name in trace.recorded()},
+        **_recorded(parts),
         block_hashes=hashes,
         block_tokens=trace.block_tokens,
         dropped=trace.dropped,
@@ -92,9 +93,6 @@ def succession(earlier: Trace, later: Trace) -> Trace:
     classes = tuple(dict.fromkeys(name for part in both for name in part.classes))
     numbers = [np.array([classes.index(name) for name in part.classes], np.int64) for part in both]
     stride, offset = int(earlier.session.max(initial=0)) + 1, len(earlier)
-    recorded: dict[str, Any] = {
-        name: np.concatenate([part.recorded()[name] for part in both]) for name in later.recorded()
-    }
     hashes = None
     if earlier.block_hashes is not None and later.block_hashes is not None:
         hashes = [*earlier.block_hashes, *later.block_hashes]
@@ -112,5 +110,17 @@ def succession(earlier: Trace, later: Trace) -> Trace:
         classes=classes,
         block_hashes=hashes,
         block_tokens=later.block_tokens,
-        **recorded,
+        **_recorded(both),
     )
+
+
+def _recorded(parts: Sequence[Trace]) -> dict[str, Any]:
+    """The optional columns of all parts; workflows are kept apart."""
+    out: dict[str, Any] = {}
+    for name in parts[0].recorded():
+        columns = [part.recorded()[name] for part in parts]
+        if name == "workflow":
+            stride = 1 + max(int(column.max(initial=0)) for column in columns)
+            columns = [np.where(column > 0, column + stride * n, 0) for n, column in enumerate(columns)]
+        out[name] = np.concatenate(columns)
+    return out

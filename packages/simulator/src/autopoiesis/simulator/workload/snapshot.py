@@ -114,6 +114,7 @@ class Snapshot:
             max_tokens=_column(table, "max_tokens"),
             ttft_slo_s=_column(table, "ttft_slo_s"),
             tpot_slo_s=_column(table, "tpot_slo_s"),
+            workflow=_numbers(table, "workflow", first=1)[0],
             block_hashes=hashes,
             block_tokens=self.info.block_tokens if hashes else 0,
         )

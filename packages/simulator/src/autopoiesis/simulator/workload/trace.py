@@ -15,8 +15,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-OPTIONAL: Final = ("prompt_bytes", "max_tokens", "ttft_slo_s", "tpot_slo_s")
-"""Columns that only recorded traffic has."""
+OPTIONAL: Final = ("prompt_bytes", "max_tokens", "ttft_slo_s", "tpot_slo_s", "workflow")
+"""Columns that not every trace has."""
 
 
 class TraceError(ValueError):
@@ -53,6 +53,8 @@ class Trace:
     ttft_slo_s: Floats | None = None
     """Objectives of single requests, where recorded; NaN: those of the class."""
     tpot_slo_s: Floats | None = None
+    workflow: Ints | None = None
+    """Calls of one agentic workflow have the same number above 0."""
     block_hashes: tuple[tuple[int, ...], ...] | None = None
     block_tokens: int = 0
     """Tokens behind each block hash."""
@@ -78,6 +80,7 @@ class Trace:
         max_tokens: npt.ArrayLike | None = None,
         ttft_slo_s: npt.ArrayLike | None = None,
         tpot_slo_s: npt.ArrayLike | None = None,
+        workflow: npt.ArrayLike | None = None,
         block_hashes: Sequence[tuple[int, ...]] | None = None,
         block_tokens: int = 0,
         dropped: int = 0,
@@ -117,6 +120,7 @@ class Trace:
             None if max_tokens is None else column(max_tokens, np.int64),
             None if ttft_slo_s is None else column(ttft_slo_s, np.float64),
             None if tpot_slo_s is None else column(tpot_slo_s, np.float64),
+            None if workflow is None else column(workflow, np.int64),
             hashes,
             block_tokens,
             dropped,

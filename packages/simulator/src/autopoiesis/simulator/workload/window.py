@@ -29,6 +29,7 @@ _COLUMNS: Final = {
     "max_tokens": "<i8",
     "ttft_slo_s": "<f8",
     "tpot_slo_s": "<f8",
+    "workflow": "<i8",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ def load(
     sessions_per_s: float = 0.05,
     scale: float = 1.0,
     coarsen: int = 8,
+    longest_gap_s: float = math.inf,
     seed: int = 0,
 ) -> Trace:
     """At most `sessions` of them, starting as a Poisson process; the file has no starting times.
 
     `scale` multiplies all lengths (prompts there run to 500,000 tokens), `coarsen` merges that many prefix blocks into one. A
-    call waits for the last call of its session that had ended when it started, and then for the recorded gap.
+    call waits for the last call of its session that had ended when it started, and then for the recorded gap. Each session is one
+    workflow. Sessions that rested for days go on after `longest_gap_s`.
     """
     if coarsen < 1 or scale <= 0:
         raise ValueError(f"coarsen = {coarsen}, scale = {scale}: must be at least 1 and above 0")
@@ -54,7 +57,8 @@ def load(
         out["output"],
         session=out["session"],
         parent=out["parent"],
-        think_s=out["think"],
+        think_s=np.minimum(out["think"], longest_gap_s),
+        workflow=out["session"],
         block_hashes=out["hashes"],
         block_tokens=max(1, round(block * scale)),
         dropped=dropped,
