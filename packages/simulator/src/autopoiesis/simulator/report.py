@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autopoiesis.contracts.slo import Objectives
+from autopoiesis.simulator.extras import pandas
 from autopoiesis.simulator.replica import GAP_BINS_PER_E
 from autopoiesis.simulator.requests.outcome import (
     FAILED,
@@ -168,8 +169,6 @@ class Run:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per arrival. Needs the extra `pandas`."""
-        import pandas as pd
-
         columns = {
             name: getattr(self, name)
             for name in (
@@ -177,7 +176,7 @@ class Run:
                 "attempts", "holds", "fuel", "fallback",
             )
         }  # fmt: skip
-        frame = pd.DataFrame(columns)
+        frame: pd.DataFrame = pandas().DataFrame(columns)
         frame.insert(0, "load", self.load)
         frame.insert(1, "seed", self.seed)
         frame["class"] = np.array(self.classes)[self.klass]
@@ -233,9 +232,8 @@ class Report:
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per arrival, load and seed. Needs the extra `pandas`."""
-        import pandas as pd
-
-        return pd.concat([run.to_pandas() for run in self.runs], ignore_index=True)
+        frame: pd.DataFrame = pandas().concat([run.to_pandas() for run in self.runs], ignore_index=True)
+        return frame
 
 
 def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s: float = 0.0) -> Run:
