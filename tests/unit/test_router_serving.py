@@ -35,6 +35,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.connected = True
+        self.direct_ready = False
         self.sent: list[tuple[str, Generate]] = []
         self.cancelled: list[tuple[str, FailureCode]] = []
         self.closed: list[str] = []
@@ -47,6 +48,10 @@ class Wire:
 
     def close(self, wire: str) -> None:
         self.closed.append(wire)
+
+    def pause(self, wire: str) -> None: ...
+
+    def resume(self, wire: str) -> None: ...
 
 
 class Ear:
@@ -62,6 +67,8 @@ class Ear:
 
     def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
         return {}
+
+    def resumed(self, flight: Flight, reason: str) -> None: ...
 
     def ended(self, flight: Flight, now: float) -> None:
         self.over.append(flight)

@@ -118,7 +118,8 @@ HEARTBEAT: Subject[fleet.Heartbeat] = Subject(
     "core",
     "worker",
     ("router", "planner", "observer"),
-    "state of one replica, every 250 ms",
+    "state of one replica, every 250 ms; of servers attached to a router, by that router",
+    publishers=("router",),
 )
 NODE: Subject[fleet.NodeInventory] = Subject(
     "fleet.node.{node}", fleet.NodeInventory, "core", "worker", ("planner", "observer"), "what a machine has"

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from autopoiesis.router.app import FLUSH_S, main
+from autopoiesis.router.app import main
+from autopoiesis.router.link import FLUSH_S
 from autopoiesis.router.settings import RouterSettings
 from autopoiesis.runtime.lifecycle import run_service
 from autopoiesis.runtime.settings import Settings

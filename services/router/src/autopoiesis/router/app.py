@@ -15,16 +15,8 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
-from autopoiesis.contracts.messages.policy import Faulted
-from autopoiesis.contracts.messages.telemetry import RequestBatch
-from autopoiesis.contracts.subjects import (
-    FAULTED,
-    HEARTBEAT,
-    PROMOTED,
-    REQUEST_TELEMETRY,
-    ROLLED_BACK,
-    slug,
-)
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.subjects import slug
 from autopoiesis.dispatch import Dispatcher, DispatchSettings
 from autopoiesis.dispatch.recording import Recorder
 from autopoiesis.policy import library
@@ -35,6 +27,7 @@ from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.http import admin, api
 from autopoiesis.router.http.completions import Completions
 from autopoiesis.router.identity import Identities
+from autopoiesis.router.link import FLUSH_S, Link
 from autopoiesis.router.metrics import Metrics
 from autopoiesis.router.policies import Policies, compile_activation
 from autopoiesis.router.reporting import Reporting
@@ -43,8 +36,10 @@ from autopoiesis.router.settings import RouterSettings
 from autopoiesis.router.shipping import Shipper
 from autopoiesis.router.status import Status
 from autopoiesis.router.tracing import Tracing
-from autopoiesis.router.transport import NatsTransport
-from autopoiesis.runtime.bus import Bus, RequestStreams
+from autopoiesis.router.transports.attached import AttachedServer
+from autopoiesis.router.transports.both import Transports
+from autopoiesis.router.transports.bus import BusTransport
+from autopoiesis.router.transports.direct import DirectTransport
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
 from autopoiesis.runtime.settings import BusSettings, General, Settings, SloSettings, TelemetrySettings
@@ -54,10 +49,6 @@ log = structlog.get_logger(__name__)
 
 ENVELOPE_BYTES: Final = 64 * 1024
 """Kept free of the bus's payload limit for what `Generate` adds to a body."""
-STREAMS_S: Final = 3.0
-"""How long the start waits for JetStream; serving does not need it."""
-RETRY_S: Final = 5.0
-FLUSH_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,8 @@ class Router:
     admission: Admission
     shipper: Shipper
     faults: FaultReports
-    transport: NatsTransport
+    link: Link
+    attached: tuple[AttachedServer, ...]
     door: Doorkeeper
     app: api.Application
 
@@ -93,16 +85,12 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     if own.record:
         record = _open_record(Path(own.record))
         service.on_exit(partial(asyncio.to_thread, record.close))
-    bus = await Bus.open(
-        settings[BusSettings],
-        "router",
-        instance=instance,
-        on_closed=lambda: service.fail("the connection to NATS closed for good"),
-    )
-    service.on_exit(bus.drain)
-    router = await assemble(settings, bus, telemetry, instance, record.write if record else None)
-    service.on_exit(router.transport.aclose)
-    await connect(router, bus, settings, service)
+    servers = attached_servers(own, instance)
+    transport = Transports(BusTransport(), DirectTransport(servers))
+    link = Link(instance, settings[General].scope, transport.bus, own.stall_s)
+    await link.join(settings[BusSettings], service, needed=not servers)
+    router = assemble(settings, link, transport, telemetry, instance, record.write if record else None)
+    await start(router, settings, service)
     await asyncio.sleep(own.listen_s)
     server = await service.serve(router.app, host=own.host, port=own.port, **listening)
     service.ready(http=server.url, router=instance)
@@ -110,9 +98,10 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     await drain(router, own.drain_s)
 
 
-async def assemble(
+def assemble(
     settings: Settings,
-    bus: Bus,
+    link: Link,
+    transport: Transports,
     telemetry: Telemetry,
     instance: str,
     record: Callable[[bytes], object] | None = None,
@@ -123,7 +112,6 @@ async def assemble(
         known = ", ".join(library.names("dispatch", every=True))
         raise OperatorError(f"router.policy: no shipped policy {own.policy!r}; there are {known}")
     key = settings[General].installation_key.encode()[:64]
-    transport = NatsTransport(bus, await RequestStreams.start(bus, instance, stall_timeout=own.stall_s))
     dispatcher = Dispatcher(
         dispatch_settings(own),
         router=instance,
@@ -132,8 +120,8 @@ async def assemble(
         compile=compile_activation,
     )
     fleet = Fleet()
-    shipper = _shipper(own, bus, instance)
-    faults = _fault_reports(bus, scope, instance)
+    shipper = _shipper(own, link, instance)
+    faults = FaultReports(link.report, scope=scope, service=instance)
     metrics = Metrics(telemetry.registry)
     listener = Reporting(metrics, Tracing(), shipper, faults, fleet, scope=scope)
     decider = Recorder(dispatcher, lambda line: record(line + b"\n")) if record else dispatcher
@@ -147,7 +135,7 @@ async def assemble(
         fleet,
         key=key,
         incarnation=instance.rpartition("-")[2],
-        max_body_bytes=min(own.max_body_bytes, bus.max_payload - ENVELOPE_BYTES),
+        max_body_bytes=_max_body_bytes(own, link),
     )
     status = Status(dispatcher, serving, policies, admission, shipper, telemetry)
     metrics.show(status.gauges)
@@ -155,27 +143,21 @@ async def assemble(
     operator = admin.create(status, policies, own.admin_token, door)
     hot = Completions(serving, admission, door, metrics.invalid)
     app = api.create(status, hot, operator, door, own.passthrough)
-    return Router(serving, policies, admission, shipper, faults, transport, door, app)
+    servers = tuple(transport.direct.servers.values())
+    return Router(serving, policies, admission, shipper, faults, link, servers, door, app)
 
 
-async def connect(router: Router, bus: Bus, settings: Settings, service: Service) -> None:
+async def start(router: Router, settings: Settings, service: Service) -> None:
     """Listen to the fleet and to activations, and start what runs beside requests."""
-    serving, policies = router.serving, router.policies
-    await bus.subscribe(HEARTBEAT, lambda item: serving.beat(item.message))
-    if not await _ensure_streams(bus):
-        service.spawn(_keep_ensuring_streams(bus), name="streams")
-    watches = [
-        bus.watch_last(
-            subject,
-            lambda item: policies.hear(item.message),
-            timeout=STREAMS_S,
-            scope=slug(scope),
-            kind="dispatch",
-        )
-        for scope in scopes(settings[General].scope)
-        for subject in (PROMOTED, ROLLED_BACK)
-    ]
-    await asyncio.gather(*watches)
+    serving, policies, link = router.serving, router.policies, router.link
+
+    async def beat(heartbeat: Heartbeat) -> None:
+        serving.beat(heartbeat)
+        await link.announce(heartbeat)
+
+    for server in router.attached:
+        service.spawn(server.watch(beat), name=f"attached {server.url}")
+    await link.listen(service, serving.beat, policies.hear, scopes(settings[General].scope))
     service.spawn(_sweep(serving), name="sweep")
     service.spawn(router.shipper.run(), name="telemetry")
     service.spawn(router.door.watch(), name="keys")
@@ -250,17 +232,37 @@ def _patience(own: RouterSettings) -> Patience:
         silence_s=own.silence_s,
         ping_s=own.ping_s,
         sweep_s=min(0.5, own.silence_s / 4.0, own.ping_s / 4.0),
+        resumes=own.max_resumes,
     )
 
 
-def _shipper(own: RouterSettings, bus: Bus, instance: str) -> Shipper:
+def attached_servers(own: RouterSettings, instance: str) -> list[AttachedServer]:
+    """Raises OperatorError for URLs that are none, or name a server twice."""
+    try:
+        servers = [
+            AttachedServer(url, router=instance, api_key=own.attach_key, gpu=own.attach_gpu)
+            for url in own.attach
+        ]
+    except ValueError as error:
+        raise OperatorError(f"router.attach: {error}") from error
+    names = [server.name for server in servers]
+    for name in names:
+        if names.count(name) > 1:
+            raise OperatorError(f"router.attach names {name} twice")
+    return servers
+
+
+def _max_body_bytes(own: RouterSettings, link: Link) -> int:
+    """Bodies that go over the bus must fit into one message; attached servers set no such limit."""
+    if own.attach or link.max_payload is None:
+        return own.max_body_bytes
+    return min(own.max_body_bytes, link.max_payload - ENVELOPE_BYTES)
+
+
+def _shipper(own: RouterSettings, link: Link, instance: str) -> Shipper:
     name, _, incarnation = instance.rpartition("-")
-
-    async def publish(batch: RequestBatch, msg_id: str) -> None:
-        await bus.publish_event(REQUEST_TELEMETRY, batch, msg_id=msg_id, timeout=FLUSH_S, router=name)
-
     return Shipper(
-        publish,
+        link.ship,
         router=name,
         incarnation=incarnation,
         interval_s=own.telemetry_interval_s,
@@ -268,31 +270,7 @@ def _shipper(own: RouterSettings, bus: Bus, instance: str) -> Shipper:
     )
 
 
-def _fault_reports(bus: Bus, scope: str, instance: str) -> FaultReports:
-    async def publish(event: Faulted, msg_id: str) -> None:
-        await bus.publish_event(FAULTED, event, msg_id=msg_id, scope=slug(scope), kind="dispatch")
-
-    return FaultReports(publish, scope=scope, service=instance)
-
-
 async def _sweep(serving: Serving) -> None:
     while True:
         await asyncio.sleep(serving.patience.sweep_s)
         serving.sweep()
-
-
-async def _ensure_streams(bus: Bus) -> bool:
-    try:
-        async with asyncio.timeout(STREAMS_S):
-            await bus.ensure_streams()
-    except Exception as error:
-        log.warning("JetStream is not usable; serving goes on without it", error=repr(error))
-        return False
-    return True
-
-
-async def _keep_ensuring_streams(bus: Bus) -> None:
-    while True:
-        await asyncio.sleep(RETRY_S)
-        if await _ensure_streams(bus):
-            return

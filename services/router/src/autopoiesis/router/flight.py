@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Literal
 
 import msgspec
@@ -14,11 +15,15 @@ from autopoiesis.dispatch.events import Send
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.identity import Identity
 from autopoiesis.router.intake import Intake
+from autopoiesis.router.transports.port import Passage
 
 PING: Final = "ping"
 """Nothing to say yet, but the client's side must not time out."""
 
-Item = Chunk | Finished | ApiError | Literal["ping"]
+CROWDED: Final = 64
+"""Items that wait for a slow client, beyond which the replica is held back where its transport can."""
+
+Item = Chunk | Passage | Finished | ApiError | Literal["ping"]
 
 
 class Flight:
@@ -45,15 +50,22 @@ class Flight:
         "last_item",
         "last_token",
         "max_tokens",
+        "on_room",
         "outcome",
         "output_tokens",
         "policy",
         "prompt_tokens",
+        "refusal",
         "replica",
         "request_id",
+        "resumable",
+        "resumes",
         "send_span",
         "sent",
         "span",
+        "ticket",
+        "token_ids",
+        "verbatim",
         "wire",
     )
 
@@ -76,7 +88,10 @@ class Flight:
         self.arrival = 0.0
         self.arrival_unix = 0.0
         self.deadline = 0.0
+        self.ticket = request_id
+        """Its name at the dispatcher; each time it goes on elsewhere it is a new arrival there."""
         self.wire = ""
+        """Its name at the replica; each attempt has another."""
         self.sent: float | None = None
         self.first_token: float | None = None
         self.last_token = 0.0
@@ -93,6 +108,17 @@ class Flight:
         self.finished: Finished | None = None
         self.outcome: Outcome | None = None
         self.error = ""
+        self.refusal: ApiError | None = None
+        """What the last replica said that would not take it."""
+        self.resumable = intake.resumable
+        """What the client has is known token by token, so that another replica can go on behind it."""
+        self.resumes = 0
+        self.token_ids: list[int] = []
+        """What the client has."""
+        self.verbatim = False
+        """The client gets the server's own events, its last ones included."""
+        self.on_room: Callable[[], None] | None = None
+        """Set while the replica is held back."""
         self.span: Span | None = None
         self.send_span: Span | None = None
         self._items: list[Item] = []
@@ -104,17 +130,29 @@ class Flight:
         return self.outcome is None
 
     def decided(self, send: Send, now: float) -> None:
-        """Remember where it was sent and why. Each attempt has a name of its own on the wire, `wire`."""
+        """Remember where it was sent and why."""
         self.sent = now
-        self.wire = self.request_id if send.attempt == 1 else f"{self.request_id}-{send.attempt}"
+        self.attempts += 1
+        self.wire = self.request_id if self.attempts == 1 else f"{self.request_id}-{self.attempts}"
         self.replica = send.replica
         self.prompt_tokens = send.prompt_tokens
-        self.attempts = send.attempt
         self.holds = send.holds
         self.fuel = send.fuel
         self.epoch = send.epoch
         self.policy = send.policy
         self.fallback = send.fallback
+
+    def remember(self, chunk: Chunk) -> None:
+        """Keep what the client gets by token ids, as long as they say all of it."""
+        if chunk.delta is None and chunk.choice is None and len(chunk.token_ids) == chunk.tokens:
+            self.token_ids += chunk.token_ids
+        else:
+            self.resumable = False
+
+    @property
+    def backlog(self) -> int:
+        """Items that the client has not taken."""
+        return len(self._items)
 
     def push(self, item: Item, now: float) -> None:
         """Hand `item` to the HTTP side at time `now`. Never blocks."""
@@ -129,4 +167,7 @@ class Flight:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         items, self._items = self._items, []
+        if self.on_room is not None:
+            self.on_room()
+            self.on_room = None
         return items

@@ -38,12 +38,34 @@ class _Message(msgspec.Struct):
     tool_calls: msgspec.Raw = _ABSENT
 
 
+class _Format(msgspec.Struct):
+    type: str
+
+
 class _Common(msgspec.Struct):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Limit | None = None
     n: Limit | None = None
+    response_format: msgspec.Raw = _ABSENT
+    structured_outputs: msgspec.Raw = _ABSENT
+    guided_json: msgspec.Raw = _ABSENT
+    guided_regex: msgspec.Raw = _ABSENT
+    guided_choice: msgspec.Raw = _ABSENT
+    guided_grammar: msgspec.Raw = _ABSENT
+
+    @property
+    def guided(self) -> bool:
+        """A grammar steers the answer: an engine that took over in the middle would not know where in it."""
+        by_grammar = (
+            self.structured_outputs
+            or self.guided_json
+            or self.guided_regex
+            or self.guided_choice
+            or self.guided_grammar
+        )
+        return bool(by_grammar) or not _is_text(self.response_format)
 
 
 class _Chat(_Common, kw_only=True):
@@ -80,6 +102,8 @@ class Intake:
     """HTTP path at the engine, of what is passed through."""
     generates: bool = True
     """Its answer is made of tokens, one after the other."""
+    resumable: bool = False
+    """A stream that another engine could go on with, from the tokens that the client has."""
 
     @property
     def operation(self) -> str:
@@ -89,6 +113,15 @@ class Intake:
     @property
     def route(self) -> str:
         return _ROUTES.get(self.endpoint, "/{path}")
+
+
+def _is_text(response_format: msgspec.Raw) -> bool:
+    if not response_format or response_format == b"null":
+        return True
+    try:
+        return msgspec.json.decode(response_format, type=_Format).type == "text"
+    except msgspec.MsgspecError:
+        return False
 
 
 T = TypeVar("T")
@@ -189,6 +222,7 @@ def _read_text(completions: _Completions) -> Intake:
     size = sum(length for _, length in texts)
     intake = _common("completions", completions, texts[0][0], size)
     intake.prompts = len(texts)
+    intake.resumable = intake.resumable and len(texts) == 1
     if intake.max_tokens is None:
         intake.max_tokens = COMPLETIONS_MAX_TOKENS
     return intake
@@ -205,6 +239,7 @@ def _prompt_text(prompt: object) -> tuple[bytes, int]:
 
 def _common(endpoint: Endpoint, body: _Common, prompt: bytes, prompt_bytes: int) -> Intake:
     options = body.stream_options
+    choices = body.n or 1
     return Intake(
         endpoint=endpoint,
         model=body.model,
@@ -212,7 +247,8 @@ def _common(endpoint: Endpoint, body: _Common, prompt: bytes, prompt_bytes: int)
         include_usage=options is not None and bool(options.include_usage),
         max_tokens=body.max_tokens,
         max_tokens_param="max_tokens",
-        n=body.n or 1,
+        n=choices,
         prompt=prompt,
         prompt_bytes=prompt_bytes,
+        resumable=bool(body.stream) and choices == 1 and not body.guided,
     )

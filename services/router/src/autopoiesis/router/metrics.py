@@ -98,6 +98,11 @@ class Metrics:
         self._faults = Counter(
             "autopoiesis_router_policy_faults", "Decisions taken by the fallback", registry=registry
         )
+        self._resumes = Counter(
+            "autopoiesis_router_resumed_streams",
+            "Streams that went on at another replica after theirs had failed",
+            registry=registry,
+        )
         self._swaps = Counter(
             "autopoiesis_router_policy_swaps", "Activations by result", ("result",), registry=registry
         )
@@ -114,6 +119,9 @@ class Metrics:
 
     def decided(self, seconds: float) -> None:
         self._decision.observe(seconds)
+
+    def resumed(self) -> None:
+        self._resumes.inc()
 
     def ended(self, flight: Flight, now: float) -> None:
         assert flight.outcome is not None, "only an ended flight is counted"

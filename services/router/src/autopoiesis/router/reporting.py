@@ -45,6 +45,13 @@ class Reporting:
     def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
         return self._tracing.sent(flight, send)
 
+    def resumed(self, flight: Flight, reason: str) -> None:
+        self._tracing.resumed(flight, reason)
+        self._metrics.resumed()
+        log.info(
+            "stream goes on elsewhere", request=flight.request_id, tokens=len(flight.token_ids), reason=reason
+        )
+
     def ended(self, flight: Flight, now: float) -> None:
         self._tracing.ended(flight)
         self._metrics.ended(flight, now)

@@ -12,7 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
+
+from msgspec import structs
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, Generate, Reply
@@ -22,10 +25,11 @@ from autopoiesis.dispatch import Dispatcher
 from autopoiesis.dispatch import events as ev
 from autopoiesis.dispatch.recording import Recorder
 from autopoiesis.router import errors
+from autopoiesis.router.breaker import Breakers
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.fleet import Fleet
-from autopoiesis.router.flight import PING, Flight
-from autopoiesis.router.transport import Transport
+from autopoiesis.router.flight import CROWDED, PING, Flight
+from autopoiesis.router.transports.port import Passage, Transport
 
 
 class Listener(Protocol):
@@ -37,6 +41,9 @@ class Listener(Protocol):
 
     def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
         """Returns headers to send along (trace context)."""
+
+    def resumed(self, flight: Flight, reason: str) -> None:
+        """Its replica failed in the middle; it goes on elsewhere, behind the tokens that the client has."""
 
     def ended(self, flight: Flight, now: float) -> None: ...
 
@@ -56,6 +63,8 @@ class Patience:
     ping_s: float = 15.0
     """Streams that bring nothing get a comment this often."""
     sweep_s: float = 0.5
+    resumes: int = 3
+    """How often one stream may go on elsewhere."""
 
 
 class Serving:
@@ -78,7 +87,8 @@ class Serving:
         self._router = router
         self.patience = patience
         self._clock = clock
-        self._flights: dict[str, Flight] = {}
+        self._breakers = Breakers()
+        self._flights: dict[str, Flight] = {}  # by ticket
         self._wires: dict[str, Flight] = {}
         self._events: deque[ev.Event] = deque()
         self._feeding = False
@@ -104,41 +114,30 @@ class Serving:
 
     @property
     def connected(self) -> bool:
+        """Whether the bus is."""
         return self._transport.connected
+
+    @property
+    def serves_without_bus(self) -> bool:
+        """A server is ready that is reached directly."""
+        return self._transport.direct_ready
 
     def submit(self, flight: Flight) -> None:
         """A request arrived. Its answer comes through `flight.take`."""
         now = self._clock()
-        intake, identity = flight.intake, flight.identity
         flight.arrival = flight.last_item = now
         flight.arrival_unix = time.time()
         flight.deadline = now + self.patience.request_s
-        self._flights[flight.request_id] = flight
+        self._flights[flight.ticket] = flight
         self._listener.begun(flight)
-        arrival = ev.Arrival(
-            request_id=flight.request_id,
-            model=intake.model,
-            prompt_bytes=intake.prompt_bytes,
-            max_tokens=flight.max_tokens,
-            priority=identity.priority,
-            klass=identity.klass,
-            tenant=identity.tenant,
-            session=identity.session,
-            workflow=identity.workflow,
-            modality=intake.modality,
-            ttft_slo=math.inf if identity.ttft_slo_s is None else identity.ttft_slo_s,
-            tpot_slo=math.inf if identity.tpot_slo_s is None else identity.tpot_slo_s,
-            deadline=flight.deadline,
-            block_hashes=flight.block_hashes,
-        )
         began = time.perf_counter()
-        self._feed(arrival)
+        self._feed(_arrival(flight))
         self._listener.decided(time.perf_counter() - began)
 
     def leave(self, flight: Flight) -> None:
         """The client went away. Nothing happens to a request that has ended, or was never submitted."""
-        if flight.open and flight.request_id in self._flights:
-            self._feed(ev.Left(flight.request_id))
+        if flight.open and flight.ticket in self._flights:
+            self._feed(ev.Left(flight.ticket))
             self._answer(flight, errors.client_left(), "cancelled")
 
     def activate(self, activation: Activation, force: bool) -> str:
@@ -148,31 +147,47 @@ class Serving:
         return self._refusal
 
     def beat(self, heartbeat: Heartbeat) -> None:
-        if self.fleet.beat(heartbeat, self._clock()):
+        now = self._clock()
+        if self.fleet.beat(heartbeat, now):
             self._abandon_replica(heartbeat.replica)
+        if heartbeat.state == "ready" and self._breakers.is_open(heartbeat.replica, now):
+            heartbeat = structs.replace(heartbeat, state="draining")
         self._feed(ev.Beat(heartbeat))
 
-    def on_reply(self, wire: str, reply: Reply) -> None:
+    def on_reply(self, wire: str, reply: Reply | Passage) -> None:
         """A replica said something of the request that was sent to it under the name `wire`."""
         flight = self._wires.get(wire)
         if flight is None:
             return
         now = self._clock()
         self.fleet.heard(flight.replica, now)
-        if isinstance(reply, Chunk):
-            if not reply.empty:
-                self._tokens(flight, reply, now)
-        elif isinstance(reply, Finished):
-            self._finished(flight, reply, now)
-        else:
-            self._failed(flight, reply, now)
+        match reply:
+            case Chunk():
+                if not reply.empty:
+                    if flight.resumable:
+                        flight.remember(reply)
+                    self._tokens(flight, reply, max(1, reply.tokens), now)
+            case Passage():
+                flight.verbatim, flight.resumable = True, False
+                self._tokens(flight, reply, reply.tokens, now)
+            case Finished():
+                self._finished(flight, reply, now)
+            case Failed():
+                self._failed(flight, reply, now)
 
     def on_broken(self, wire: str, error: ApiError) -> None:
         """The replies to `wire` cannot be trusted to go on: some were lost, none come any more, or it was never sent."""
         flight = self._wires.get(wire)
-        if flight is not None:
-            self._transport.cancel(wire, "cancelled")
-            self._give_up(flight, error)
+        if flight is None:
+            return
+        self._transport.cancel(wire, "cancelled")
+        late = error.code == "deadline"
+        if error.code in _LOST:
+            self._breakers.failed(flight.replica, self._clock())
+        if error.code in _LOST and self._elsewhere(flight, "internal", error):
+            return
+        self._answer(flight, error, "expired" if late else "failed")
+        self._feed_ended(flight, "deadline" if late else "internal")
 
     def on_gone(self, wire: str, replica: str, reason: str) -> None:
         """Nobody answers for `replica`; all that was sent there is concerned, `wire` among it."""
@@ -217,7 +232,7 @@ class Serving:
     def abandon(self, message: str) -> None:
         """End every request that has not ended: the process stops."""
         for flight in list(self._flights.values()):
-            self._feed(ev.Left(flight.request_id))
+            self._feed(ev.Left(flight.ticket))
             self._answer(flight, errors.UnavailableError(message, "shutting_down"), "failed")
 
     def _abandon_replica(self, replica: str) -> None:
@@ -279,10 +294,11 @@ class Serving:
             stream=flight.intake.stream,
             prompt_tokens=send.prompt_tokens,
             max_tokens=flight.max_tokens,
-            priority=send.priority,
+            priority=send.priority or flight.identity.priority,
             deadline_s=max(0.0, flight.deadline - now),
             block_hashes=flight.block_hashes,
             path=flight.intake.path,
+            resume_token_ids=tuple(flight.token_ids),
         )
 
     def _refuse(self, refuse: ev.Refuse, now: float) -> None:
@@ -301,29 +317,76 @@ class Serving:
 
     def _lost(self, lost: ev.Lost, now: float) -> None:
         flight = self._flights.get(lost.request_id)
-        if flight is not None:
-            message = f"replica {lost.replica} failed while it served this request: {lost.reason}"
-            self._answer(flight, errors.UnavailableError(message, "replica_lost"), "failed")
+        if flight is None:
+            return
+        message = f"replica {lost.replica} failed while it served this request: {lost.reason}"
+        if not self._resume(flight, message):
+            error = flight.refusal or errors.UnavailableError(message, "replica_lost")
+            self._answer(flight, error, "failed")
+
+    def _elsewhere(self, flight: Flight, code: FailureCode, error: ApiError) -> bool:
+        """Send it to another replica, from the start or behind what the client has; whether that is possible."""
+        if flight.first_token is None:
+            flight.refusal = error
+            self._close_wire(flight)
+            self._feed(ev.Bounced(flight.ticket, error.message))
+            return True
+        if not self._may_resume(flight):
+            return False
+        self._feed_ended(flight, code)
+        return self._resume(flight, error.message)
+
+    def _may_resume(self, flight: Flight) -> bool:
+        return flight.resumable and bool(flight.token_ids) and flight.resumes < self.patience.resumes
+
+    def _resume(self, flight: Flight, reason: str) -> bool:
+        """Let a stream go on behind the tokens that its client has; whether it can."""
+        if not self._may_resume(flight):
+            return False
+        flight.resumes += 1
+        self._close_wire(flight)
+        del self._flights[flight.ticket]
+        flight.ticket = f"{flight.request_id}~{flight.resumes}"
+        self._flights[flight.ticket] = flight
+        self._listener.resumed(flight, reason)
+        self._feed(_arrival(flight))
+        return True
 
     def _swapped(self, swapped: ev.Swapped, now: float) -> None:
         self._refusal = swapped.refused
         self._listener.swapped(swapped)
 
-    def _tokens(self, flight: Flight, chunk: Chunk, now: float) -> None:
-        if flight.first_token is None:
-            flight.first_token = now
-        flight.last_token = now
-        flight.output_tokens += chunk.tokens
-        flight.push(chunk, now)
-        self._feed(ev.Tokens(flight.request_id, max(1, chunk.tokens)))
+    def _tokens(self, flight: Flight, item: Chunk | Passage, tokens: int, now: float) -> None:
+        if tokens:
+            if flight.first_token is None:
+                flight.first_token = now
+            flight.last_token = now
+            flight.output_tokens += item.tokens
+        flight.push(item, now)
+        if flight.backlog >= CROWDED and flight.on_room is None:
+            self._crowded(flight)
+        if tokens:
+            self._feed(ev.Tokens(flight.ticket, tokens))
+
+    def _crowded(self, flight: Flight) -> None:
+        """Its client does not keep up. What cannot be held back ends before it fills the memory."""
+        if flight.backlog >= OVERFLOW:
+            self._transport.cancel(flight.wire, "cancelled")
+            slow = ApiError(499, "the client reads too slowly", type="timeout_error", code="slow_client")
+            self._answer(flight, slow, "cancelled")
+            self._feed_ended(flight, "cancelled")
+        elif flight.verbatim:
+            self._transport.pause(flight.wire)
+            flight.on_room = partial(self._transport.resume, flight.wire)
 
     def _finished(self, flight: Flight, finished: Finished, now: float) -> None:
         if not flight.intake.stream:
             flight.last_token = now
+        self._breakers.succeeded(flight.replica)
         flight.finished = finished
         flight.output_tokens = finished.output_tokens
         ended = ev.Ended(
-            request_id=flight.request_id,
+            request_id=flight.ticket,
             prompt_tokens=finished.prompt_tokens,
             output_tokens=finished.output_tokens,
             cached_tokens=finished.cached_tokens,
@@ -335,24 +398,18 @@ class Serving:
         self._feed(ended)
 
     def _failed(self, flight: Flight, failed: Failed, now: float) -> None:
-        if failed.code in _BOUNCES and flight.first_token is None:
-            self._close_wire(flight)
-            self._feed(ev.Bounced(flight.request_id, failed.message))
+        error = errors.failed(failed.code, failed.message, failed.param, failed.status)
+        if failed.code in _LOST and failed.code != "overloaded":
+            self._breakers.failed(flight.replica, now)
+        if failed.code in _LOST and self._elsewhere(flight, failed.code, error):
             return
         flight.output_tokens = max(flight.output_tokens, failed.output_tokens)
-        outcome: Outcome = "expired" if failed.code == "deadline" else "failed"
-        self._answer(flight, errors.failed(failed.code, failed.message, failed.param, failed.status), outcome)
+        self._answer(flight, error, "expired" if failed.code == "deadline" else "failed")
         self._feed_ended(flight, failed.code)
-
-    def _give_up(self, flight: Flight, error: ApiError) -> None:
-        """End one request whose replica may well live on."""
-        late = error.code == "deadline"
-        self._answer(flight, error, "expired" if late else "failed")
-        self._feed_ended(flight, "deadline" if late else "internal")
 
     def _feed_ended(self, flight: Flight, code: FailureCode) -> None:
         tokens = flight.output_tokens
-        self._feed(ev.Ended(request_id=flight.request_id, code=code, output_tokens=tokens, natural=False))
+        self._feed(ev.Ended(request_id=flight.ticket, code=code, output_tokens=tokens, natural=False))
 
     def _answer(self, flight: Flight, error: ApiError, outcome: Outcome) -> None:
         flight.push(error, self._clock())
@@ -361,7 +418,7 @@ class Serving:
     def _end(self, flight: Flight, outcome: Outcome, error: str) -> None:
         flight.outcome, flight.error = outcome, error
         self._close_wire(flight)
-        del self._flights[flight.request_id]
+        del self._flights[flight.ticket]
         self._listener.ended(flight, self._clock())
         if self._idle is not None and not self._flights:
             self._idle.set()
@@ -372,10 +429,38 @@ class Serving:
 
 
 _DEADLINE_GRACE_S: Final = 5.0
-_BOUNCES: Final = frozenset({"unavailable", "overloaded"})
+_LOST: Final = frozenset({"unavailable", "overloaded", "internal", "stalled", "stream_broken"})
+"""Ends that are the replica's fault: another one may do better."""
+OVERFLOW: Final = 4096
+"""Items that wait for a slow client, beyond which its request ends."""
 _OUTCOME: Final[dict[str, Outcome]] = {
     "rejected": "rejected",
     "queue_full": "rejected",
     "no_replica": "failed",
     "deadline": "expired",
 }
+
+
+def _arrival(flight: Flight) -> ev.Arrival:
+    """What the dispatcher is told. Tokens that the client has are part of the prompt of what is left to do."""
+    intake, identity = flight.intake, flight.identity
+    had = len(flight.token_ids)
+    return ev.Arrival(
+        request_id=flight.ticket,
+        model=intake.model,
+        prompt_bytes=intake.prompt_bytes + BYTES_PER_TOKEN * had,
+        max_tokens=max(1, flight.max_tokens - had),
+        priority=identity.priority,
+        klass=identity.klass,
+        tenant=identity.tenant,
+        session=identity.session,
+        workflow=identity.workflow,
+        modality=intake.modality,
+        ttft_slo=math.inf if identity.ttft_slo_s is None else identity.ttft_slo_s,
+        tpot_slo=math.inf if identity.tpot_slo_s is None else identity.tpot_slo_s,
+        deadline=flight.deadline,
+        block_hashes=flight.block_hashes,
+    )
+
+
+BYTES_PER_TOKEN: Final = 4

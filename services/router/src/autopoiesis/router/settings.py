@@ -32,6 +32,12 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """Shipped policy in force until an activation arrives (epoch 0)."""
     seed: int = 0
     """Of the random numbers that policies see."""
+    attach: tuple[str, ...] = ()
+    """URLs of OpenAI-compatible servers that are served directly, one replica each, also while the bus is away."""
+    attach_key: Secret = Secret()
+    """API key that the attached servers want."""
+    attach_gpu: str = "unknown"
+    """GPU type of the attached servers, for policies and reports."""
     models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
     default_max_tokens: _Count = 4096
     """Assumed for chat requests without a limit, where `models` says nothing."""
@@ -91,4 +97,6 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     suspect_after_s: _Seconds = 1.0
     """A replica silent this long is not offered to policies."""
     max_attempts: _Count = 2
-    """Sends of one request, the first included."""
+    """Sends of one request, the first included, until its first token."""
+    max_resumes: Annotated[int, msgspec.Meta(ge=0)] = 3
+    """How often a stream may go on at another replica after its first token."""

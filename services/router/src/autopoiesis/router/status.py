@@ -44,7 +44,7 @@ class Status:
         missing = []
         if self._admission.draining:
             missing.append("the router is shutting down")
-        if not self._serving.connected:
+        if not self._serving.connected and not self._serving.serves_without_bus:
             missing.append("the bus is not connected (bus.url)")
         if all(replica.state != "ready" for replica in self._dispatcher.fleet()):
             missing.append("no replica is ready: start a worker, or wait until one has loaded its model")

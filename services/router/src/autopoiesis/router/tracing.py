@@ -63,6 +63,13 @@ class Tracing:
         propagate.inject(headers, trace.set_span_in_context(span))
         return headers
 
+    def resumed(self, flight: Flight, reason: str) -> None:
+        """Say on the SERVER span that another replica goes on, and behind how many tokens."""
+        self._close_send(flight)
+        if flight.span is not None:
+            tokens = len(flight.token_ids)
+            flight.span.add_event("resumed", {"autopoiesis.tokens": tokens, "autopoiesis.reason": reason})
+
     def ended(self, flight: Flight) -> None:
         """Close what is open, with usage and what went wrong."""
         span = flight.span

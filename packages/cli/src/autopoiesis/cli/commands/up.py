@@ -1,5 +1,6 @@
 """`autopoiesis up`: start everything on this machine and keep it running."""
 
+import json
 import signal
 import threading
 from typing import Annotated
@@ -10,6 +11,7 @@ from autopoiesis.cli.context import COMMON, Common
 from autopoiesis.cli.installation import Installation, Shape, Worker
 from autopoiesis.cli.output import console, print_json, progress, table
 from autopoiesis.cli.sections import SECTIONS, UpSettings
+from autopoiesis.router.settings import RouterSettings
 
 DEFAULT_FLEET = "2xH100 + 4xL40S"
 
@@ -31,14 +33,15 @@ def up(
     settings = common.settings(*SECTIONS, flags={"mode": mode, "router.port": port, "worker.model": model})
     configured = settings[UpSettings]
     workers = configured.workers
-    if attach:
-        workers = (Worker(node="attached", attach=tuple(attach)),)
-    elif replicas or not workers:
+    attached = tuple(attach or ()) or settings[RouterSettings].attach
+    if replicas or not (workers or attached):
         workers = (Worker(node="local", replicas=replicas or DEFAULT_FLEET),)
     env = {"AUTOPOIESIS_CONFIG": str(common.config.absolute())} if common.config else {}
     service_env: dict[str, dict[str, str]] = {}
     if port is not None:
         service_env["router"] = {"AUTOPOIESIS_ROUTER_PORT": str(port)}
+    if attach:
+        service_env.setdefault("router", {})["AUTOPOIESIS_ROUTER_ATTACH"] = json.dumps(attach)
     if model is not None:
         service_env["worker"] = {"AUTOPOIESIS_WORKER_MODEL": model}
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -73,6 +73,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """Per router: the highest `Generate.nth` received, so that the router knows which sends these figures include."""
     lease_epoch: int = 0
     """Of the desired state this node has reconciled to."""
+    via: str = ""
+    """The router that reaches this replica directly; empty where it listens on the bus, to every router."""
 
 
 class NodeInventory(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,7 +47,10 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     block_hashes: tuple[int, ...] = ()
     """Rolling hashes of the prompt's blocks, keyed per installation."""
     resume_token_ids: tuple[int, ...] = ()
-    """Tokens that the client already has, when another replica failed mid-stream."""
+    """Tokens that the client already has, when another replica failed mid-stream.
+
+    The answer goes on behind them; `max_tokens` and the counts of `Finished` include them, as if one engine had done it all.
+    """
     path: str = ""
     """HTTP path at the engine, of requests that are passed through."""
 

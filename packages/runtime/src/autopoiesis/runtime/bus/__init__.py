@@ -19,7 +19,7 @@ from autopoiesis.runtime.bus.faults import Faults
 from autopoiesis.runtime.bus.jetstream import Stored
 from autopoiesis.runtime.bus.received import Delivered, Received
 from autopoiesis.runtime.bus.responder import Responder, Responders
-from autopoiesis.runtime.bus.streams import ReplyStream, RequestStreams
+from autopoiesis.runtime.bus.streams import Conversation, ReplyStream, RequestStreams
 from autopoiesis.runtime.bus.subscription import Subscription
 from autopoiesis.runtime.bus.tracing import processing, publishing
 from autopoiesis.runtime.bus.watch import Watch
@@ -29,6 +29,7 @@ __all__ = [
     "BusError",
     "BusUnavailableError",
     "Consumer",
+    "Conversation",
     "Delivered",
     "DisconnectedError",
     "Faults",

@@ -15,6 +15,7 @@ from autopoiesis.router.errors import ApiError, TooLargeError
 from autopoiesis.router.flight import Flight, Item
 from autopoiesis.router.http import sse
 from autopoiesis.router.serving import Serving
+from autopoiesis.router.transports.port import Passage
 
 log = structlog.get_logger(__name__)
 
@@ -152,7 +153,7 @@ class Completions:
                 headers = [*_STREAM, *_explain(flight)]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             body = b"".join([self._encode(answer, item, flight) for item in items])
-            more = isinstance(last, Chunk | str)
+            more = isinstance(last, Chunk | Passage | str)
             await send({"type": "http.response.body", "body": body, "more_body": more})
             if not more:
                 return
@@ -160,7 +161,11 @@ class Completions:
     def _encode(self, answer: sse.Answer | sse.Verbatim, item: Item, flight: Flight) -> bytes:
         if isinstance(item, Chunk):
             return answer.chunk(item)
+        if isinstance(item, Passage):
+            return item.events
         if isinstance(item, Finished):
+            if flight.verbatim:
+                return b""
             return answer.finish(item, include_usage=flight.intake.include_usage)
         return answer.error(item) if isinstance(item, ApiError) else sse.PING
 

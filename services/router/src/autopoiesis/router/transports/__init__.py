@@ -1,0 +1,1 @@
+"""How requests reach replicas: over NATS to our workers, over HTTP to attached servers."""

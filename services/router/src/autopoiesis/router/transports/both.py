@@ -1,0 +1,50 @@
+"""One transport over two: attached servers are reached directly, all other replicas over the bus."""
+
+from __future__ import annotations
+
+from autopoiesis.contracts.messages.infer import FailureCode, Generate
+from autopoiesis.router.transports.bus import BusTransport
+from autopoiesis.router.transports.direct import DirectTransport
+from autopoiesis.router.transports.port import Replies
+
+
+class Transports:
+    """`Transport`. `replies` must be set before the first send."""
+
+    def __init__(self, bus: BusTransport, direct: DirectTransport) -> None:
+        self.bus = bus
+        self.direct = direct
+
+    @property
+    def replies(self) -> Replies:
+        return self.bus.replies
+
+    @replies.setter
+    def replies(self, replies: Replies) -> None:
+        self.bus.replies = self.direct.replies = replies
+
+    @property
+    def connected(self) -> bool:
+        return self.bus.connected
+
+    @property
+    def direct_ready(self) -> bool:
+        return any(server.state == "ready" for server in self.direct.servers.values())
+
+    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+        carrier = self.direct if replica in self.direct.servers else self.bus
+        carrier.send(replica, generate, headers)
+
+    def cancel(self, wire: str, reason: FailureCode) -> None:
+        self.direct.cancel(wire, reason)
+        self.bus.cancel(wire, reason)
+
+    def close(self, wire: str) -> None:
+        self.direct.close(wire)
+        self.bus.close(wire)
+
+    def pause(self, wire: str) -> None:
+        self.direct.pause(wire)
+
+    def resume(self, wire: str) -> None:
+        self.direct.resume(wire)
