@@ -40,7 +40,7 @@ def make_tokenizer():
     return tokenizer
 
 
-def write(folder: Path, *, layers: int = 4, hidden: int = 64, seed: int = 0, context: int = 2048) -> None:
+def write(folder: Path, *, layers: int = 4, hidden: int = 64, seed: int = 0, context: int = 4096) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -60,6 +61,7 @@ class ProcessEngine:
         self._seen = EngineStats(state="loading", progress=0.0)
         self._progress = 0.0
         self._restarts = 0
+        self._ready_at = math.inf
         self._refused = ""
         self._child: Child | None = None
         self._requests: dict[str, _Request] = {}
@@ -153,14 +155,13 @@ class ProcessEngine:
     async def _supervise(self) -> None:
         backoff = BACKOFF_MIN_S
         while not self._stopping.is_set():
-            began = time.monotonic()
+            self._ready_at = math.inf
             code = await self._live_once()
             self._settled.set()
             if self._stopping.is_set() or self._refused:
                 break
-            backoff = (
-                BACKOFF_MIN_S if time.monotonic() - began > HEALTHY_S else min(2 * backoff, BACKOFF_MAX_S)
-            )
+            healthy = time.monotonic() - self._ready_at > HEALTHY_S
+            backoff = BACKOFF_MIN_S if healthy else min(2 * backoff, BACKOFF_MAX_S)
             log.error(
                 "%s: the engine's process ended (%s); started again in %g s", self._name, _said(code), backoff
             )
@@ -197,6 +198,7 @@ class ProcessEngine:
                 self._progress = share
                 self.changed.set()
             case frames.Ready():
+                self._ready_at = time.monotonic()
                 log.info("%s: %s is ready", self._name, frame.version)
                 if self._state == "loading":
                     self._become("ready")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import tempfile
 import time
 from argparse import Namespace
@@ -28,7 +29,7 @@ from autopoiesis.worker.engines.vllm.observer import Observer
 
 
 class ArgumentsError(Exception):
-    """`vllm.args` that vLLM does not take; the message is vLLM's own."""
+    """A model or arguments (`vllm.args`) that vLLM does not take; the message is vLLM's own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ def arguments(configure: Configure, events_endpoint: str) -> Namespace:
     return found
 
 
+def args_text(configure: Configure) -> str:
+    return shlex.join(configure.arguments) or "no arguments"
+
+
 class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
     def error(self, message: str) -> Any:
         raise ArgumentsError(f"vllm.args: {message}")
@@ -79,7 +84,12 @@ async def load(configure: Configure, progress: Callable[[float], None]) -> Loade
     endpoint = f"ipc://{folder / 'events'}"
     args = arguments(configure, endpoint)
     engine_args = AsyncEngineArgs.from_cli_args(args)
-    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    try:
+        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    except (ValueError, OSError) as error:
+        raise ArgumentsError(
+            f"vLLM cannot run {configure.checkpoint} with {args_text(configure)}: {error}"
+        ) from error
     progress(0.3)
     observers: list[Observer] = []
 
