@@ -31,8 +31,9 @@ class Fleet:
             restarted = True
         self._beats[name] = heartbeat
         self._heard[name] = now
-        known = self._capacity.get(heartbeat.model, 0)
-        self._capacity[heartbeat.model] = max(known, heartbeat.kv_capacity_tokens)
+        if heartbeat.model:  # an attached server that has not answered yet has none
+            known = self._capacity.get(heartbeat.model, 0)
+            self._capacity[heartbeat.model] = max(known, heartbeat.kv_capacity_tokens)
         return restarted or heartbeat.state in {"stopped", "failed"}
 
     def heard(self, replica: str, now: float) -> None:
