@@ -212,6 +212,17 @@ async def test_the_search_climbs_and_proposes_what_it_measured_on_fresh_seeds():
     assert not refused & {w.hash for w in await evolution.winners(2, 0.01, without=refused)}
 
 
+async def test_a_budget_that_ends_at_once_still_proposes_the_best_seed():
+    budget = Budget(Limits(0.0, 60, 0, 0, 0))
+    evolution = search(budget, Landscape())
+    seeds = [policy("least_requests"), policy("llmd_scorers")]
+    await evolution.begin(policy("round_robin"), seeds)
+    await evolution.run([Mutator()])
+    assert budget.candidates == 0
+    best = max(seeds, key=lambda s: s.source.count("*"))
+    assert [w.hash for w in await evolution.winners(2, 0.01)] == [best.hash]
+
+
 async def test_cheap_stages_come_first_and_not_everybody_goes_on():
     landscape = Landscape()
     evolution = search(Budget(Limits(60, 30, 0, 0, 0)), landscape)

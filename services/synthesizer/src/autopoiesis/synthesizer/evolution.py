@@ -86,14 +86,17 @@ class Evolution:
         return self._incumbent
 
     async def begin(self, incumbent: Scored, seeds: Sequence[Scored]) -> None:
-        """Score the incumbent (raises FailedReplayError if that fails) and race the seeds."""
+        """Score the incumbent (raises FailedReplayError if that fails) and race the seeds.
+
+        However long that takes: on a busy machine the best seed is still worth proposing.
+        """
         self._incumbent = incumbent
         self._known |= {incumbent.hash, *(s.hash for s in seeds)}
         for number in range(1, self._scorer.stages + 1):
             self._incumbent = await self._scored(incumbent, number)
         self.archive.add([self.incumbent])
         others = {s.hash: s for s in seeds if s.hash != incumbent.hash}
-        await self._race(list(others.values()), keep=SEEDS, island=0)
+        await self._race(list(others.values()), keep=SEEDS, island=0, in_time=False)
         self._seeds = self.archive.ranked()
         self.archive.add(self._seeds)
 
@@ -247,14 +250,16 @@ class Evolution:
                 new.append(candidate)
         return new
 
-    async def _race(self, field_: Sequence[Scored], *, keep: int = 1, island: int | None) -> dict[str, float]:
+    async def _race(
+        self, field_: Sequence[Scored], *, keep: int = 1, island: int | None, in_time: bool = True
+    ) -> dict[str, float]:
         """Stage by stage, those in reach of the best go on, at most half and at least `keep`; fitness of who came to the end.
 
-        They are archived on `island`, nowhere where it is None.
+        They are archived on `island`, nowhere where it is None. `in_time`: nobody comes to the end after the budget's.
         """
         running = list(field_)
         for stage in range(1, self._scorer.stages + 1):
-            if not running or self._budget.left_s <= 0:
+            if not running or (in_time and self._budget.left_s <= 0):
                 return {}
             scored = [
                 s for s in await asyncio.gather(*(self._try(c, stage) for c in running)) if s is not None
