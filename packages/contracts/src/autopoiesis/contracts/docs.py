@@ -30,7 +30,7 @@ def page() -> str:
         speakers = ", ".join((subject.owner, *subject.publishers))
         delivery = subject.delivery + (f" (`{subject.stream.name}`)" if subject.stream else "")
         lines.append(
-            f"| `{subject.pattern}` | {delivery} | {speakers} → {', '.join(subject.listeners)} "
+            f"| `{subject.pattern}` | {delivery} | {speakers} → {', '.join((*subject.listeners, *subject.live))} "
             f"| `{subject.message.__name__}` | {subject.about} |"
         )
     lines += [
@@ -89,7 +89,11 @@ def _publishes(service: Service) -> list[str]:
 
 def _subscribes(service: Service) -> list[str]:
     plain = ("core", "last")  # listeners to the last message also hear the next one as it is published
-    heard = [s.wildcard() for s in REGISTRY if service in s.listeners and s.delivery in plain]
+    heard = [
+        s.wildcard()
+        for s in REGISTRY
+        if (service in s.listeners and s.delivery in plain) or service in s.live
+    ]
     return [*heard, f"_INBOX.{service}.>"]
 
 

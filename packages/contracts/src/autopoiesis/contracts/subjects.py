@@ -60,6 +60,8 @@ class Subject(Generic[M]):
     stream: Stream | None = None
     publishers: tuple[Service, ...] = field(default=())
     """Other services that may publish."""
+    live: tuple[Service, ...] = field(default=())
+    """Listeners who hear a stream's messages as they are published, without reading the stream."""
 
     def at(self, **tokens: str) -> str:
         """The concrete subject; every token of the pattern must be given and be one NATS token (see `slug`)."""
@@ -91,10 +93,11 @@ TRACES = Stream("traces", "limits", max_age_s=30 * DAY, max_bytes=64 * MIB)
 PROPOSALS = Stream("proposals", "workqueue", max_age_s=DAY, max_bytes=256 * MIB)
 POLICY_EVENTS = Stream("policy-events", "limits", max_age_s=90 * DAY, max_bytes=256 * MIB)
 ACTIVATIONS = Stream("activations", "limits", max_age_s=0.0, max_bytes=64 * MIB, per_subject=1)
+LEASES = Stream("leases", "limits", max_age_s=0.0, max_bytes=MIB, per_subject=1)
 DESIRED = Stream("desired", "limits", max_age_s=0.0, max_bytes=64 * MIB, per_subject=1)
 PLANS = Stream("plans", "limits", max_age_s=90 * DAY, max_bytes=64 * MIB)
 
-STREAMS: Final = (TELEMETRY, STEPS, TRACES, PROPOSALS, POLICY_EVENTS, ACTIVATIONS, DESIRED, PLANS)
+STREAMS: Final = (TELEMETRY, STEPS, TRACES, PROPOSALS, POLICY_EVENTS, ACTIVATIONS, LEASES, DESIRED, PLANS)
 
 GENERATE: Subject[infer.Generate] = Subject(
     "infer.{replica}",
@@ -133,6 +136,15 @@ DESIRED_STATE: Subject[fleet.DesiredState] = Subject(
     "all that should run on a node",
     DESIRED,
 )
+PLANNER_LEASE: Subject[fleet.PlannerLease] = Subject(
+    "fleet.lease.{scope}",
+    fleet.PlannerLease,
+    "last",
+    "planner",
+    ("planner",),
+    "which planner decides; written only over the message its writer has read",
+    LEASES,
+)
 PLAN_CHANGED: Subject[fleet.PlanChanged] = Subject(
     "plan.changed.{scope}",
     fleet.PlanChanged,
@@ -150,6 +162,7 @@ REQUEST_TELEMETRY: Subject[telemetry.RequestBatch] = Subject(
     ("observer", "evaluator"),
     "one record per arrival, batched",
     TELEMETRY,
+    live=("planner",),
 )
 STEP_TELEMETRY: Subject[telemetry.StepBatch] = Subject(
     "telemetry.step.{replica}",
@@ -239,6 +252,7 @@ REGISTRY: Final[tuple[Subject[Any], ...]] = (
     CANCEL,
     HEARTBEAT,
     NODE,
+    PLANNER_LEASE,
     DESIRED_STATE,
     PLAN_CHANGED,
     REQUEST_TELEMETRY,

@@ -90,6 +90,8 @@ class NodeInventory(msgspec.Struct, frozen=True, kw_only=True):
     """GPU type to achieved dense bf16 FLOP/s of one GPU, where probed."""
     measured_bandwidth: dict[str, float] = {}
     """GPU type to achieved memory bytes/s of one GPU, where probed."""
+    plannable: bool = True
+    """It follows `fleet.desired.<node>`; a node of attached servers does not."""
 
 
 class DesiredReplica(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -111,6 +113,17 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
     replicas: tuple[DesiredReplica, ...]
 
 
+class PlannerLease(msgspec.Struct, frozen=True, kw_only=True):
+    """Who plans. A planner that sees no newer one for the lease's time takes over with the next epoch."""
+
+    holder: str
+    epoch: int
+    """Rises at each change of the holder; nodes refuse desired states of an older one."""
+    renewal: int = 0
+    released: bool = False
+    """The holder has stopped: nobody needs to wait."""
+
+
 class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     epoch: int
@@ -120,3 +133,13 @@ class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
     at_unix_s: float
     cause: str
     replicas: tuple[DesiredReplica, ...]
+    policy: str = ""
+    """Hash of the plan policy."""
+    started: tuple[str, ...] = ()
+    """Names of the replicas that were not wanted before."""
+    stopped: tuple[str, ...] = ()
+    """Names of those that are not wanted any more."""
+    gpus: dict[str, int] = {}
+    """GPUs there were, by type."""
+    decision_s: float = 0.0
+    """Processor seconds that the policy took."""
