@@ -127,7 +127,7 @@ def _traffic(path: Path, failed: Literal["drop", "keep", "error"], seconds: floa
         return whole
     part = whole.between(0.0, seconds)
     if len(part) < 2:
-        raise CommandError(f"--seconds {seconds:g}: {len(part)} requests arrive in that time")
+        raise CommandError(f"--seconds {seconds:g}: only {len(part)} of the requests arrive in that time")
     return part
 
 

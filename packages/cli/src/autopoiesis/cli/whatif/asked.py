@@ -15,7 +15,7 @@ from autopoiesis.simulator.workload.spot import load_spot
 Shipped = Literal["all", "rivals", "none"]
 
 _SLO = re.compile(r"(?:(?P<klass>[^:=,]+):)?(?P<limits>[^:]+)")
-_LIMIT = re.compile(r"\s*(ttft|tpot|priority)\s*=\s*([0-9.]+)\s*(ms|s|)\s*")
+_LIMIT = re.compile(r"\s*(ttft|tpot|priority)\s*=\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
 
 
 def policies(given: Sequence[str], shipped: Shipped) -> dict[str, str]:
