@@ -1,0 +1,44 @@
+"""Affine step models from sampled steps."""
+
+import random
+
+import pytest
+
+from autopoiesis.contracts.messages.telemetry import StepRecord
+from autopoiesis.simulator.calibrate import NotIdentifiableError, fit_affine
+
+BASE, PREFILL, KV, SEQUENCE = 8e-3, 1.5e-5, 2e-7, 4e-4
+
+
+def sampled(count: int, *, noise: float, disturbed: float, seed: int = 0) -> list[StepRecord]:
+    rng = random.Random(seed)
+    records = []
+    for _ in range(count):
+        prefill = rng.choice((0, 0, 0, rng.randint(1, 512)))
+        sequences, kv_tokens = rng.randint(1, 16), rng.randint(0, 20_000)
+        duration = BASE + PREFILL * prefill + KV * kv_tokens + SEQUENCE * sequences
+        duration *= rng.lognormvariate(0, noise) * (5 if rng.random() < disturbed else 1)
+        records.append(
+            StepRecord(
+                at_unix_s=0.0,
+                duration_s=duration,
+                prefill_tokens=prefill,
+                decode_sequences=sequences,
+                kv_tokens=kv_tokens,
+            )
+        )
+    return records
+
+
+def test_what_made_the_steps_is_found_though_some_were_disturbed() -> None:
+    fit = fit_affine(sampled(600, noise=0.05, disturbed=0.1))
+    assert fit.steps.base == pytest.approx(BASE, rel=0.1)
+    assert fit.steps.per_prefill_token == pytest.approx(PREFILL, rel=0.1)
+    assert fit.steps.per_kv_token == pytest.approx(KV, rel=0.2)
+    assert fit.steps.per_sequence == pytest.approx(SEQUENCE, rel=0.1)
+    assert fit.error < 0.06
+
+
+def test_too_few_steps_are_refused() -> None:
+    with pytest.raises(NotIdentifiableError, match="3 steps, at least 20"):
+        fit_affine(sampled(3, noise=0.0, disturbed=0.0))
