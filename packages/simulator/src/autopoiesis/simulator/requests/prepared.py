@@ -44,7 +44,6 @@ class Prepared:
         self.tpot_slo = _slo(trace.tpot_slo_s, [goal.tpot_s for goal in goals], trace.klass)
         """Objectives of each arrival, seconds, infinite where there is none."""
         self.events = self._events(model, limits.tolist(), rng)
-        self.rows = {event.request_id: row for row, event in enumerate(self.events)}
 
     def __len__(self) -> int:
         return len(self.events)
@@ -60,6 +59,9 @@ class Prepared:
             sizes = np.maximum(1, np.round(trace.prompt_tokens * ratio[of_row])).astype(np.int64)
         session = [str(n) if n else "" for n in trace.session.tolist()]
         tenant = [str(n) if n else "" for n in trace.tenant.tolist()]
+        workflow = [""] * len(trace)
+        if trace.workflow is not None:
+            workflow = [str(n) if n else "" for n in trace.workflow.tolist()]
         priority = [self.objectives.of(name).priority for name in trace.classes]
         ttft, tpot = self.ttft_slo.tolist(), self.tpot_slo.tolist()
         events: list[Arrival] = []
@@ -76,6 +78,7 @@ class Prepared:
                     klass=name,
                     tenant=tenant[row],
                     session=session[row],
+                    workflow=workflow[row],
                     ttft_slo=ttft[row],
                     tpot_slo=tpot[row],
                     block_hashes=self.blocks[row],

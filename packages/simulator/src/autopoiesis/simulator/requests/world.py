@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any
@@ -19,8 +19,9 @@ import msgspec
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.dispatch import CompiledPolicy, Dispatcher
 from autopoiesis.dispatch import events as ev
-from autopoiesis.simulator.engine import Job, TooLongError
+from autopoiesis.simulator.engine import Job, Model, TooLongError
 from autopoiesis.simulator.fleet import Fleet
+from autopoiesis.simulator.replica import Replica
 from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.requests.membership import Membership
 from autopoiesis.simulator.requests.outcome import (
@@ -59,21 +60,23 @@ class World:
         *,
         seed: int = 0,
         in_flight: Sequence[InFlight] = (),
+        model: Callable[..., Model] = Replica,
     ) -> None:
-        """One compiled policy per router: each has a meter of its own."""
+        """One compiled policy per router: each has a meter of its own. `model` makes the engines (tests pass the oracle)."""
         if len(policies) != settings.routers:
             raise ValueError(f"{len(policies)} compiled policies for {settings.routers} routers")
         self._prepared = prepared
         self._settings = settings
         self._seed = seed
         self._rows = Rows(len(prepared))
-        self._row_of = prepared.rows
-        self._retried: dict[str, int] = {}
+        self._retried: dict[int, int] = {}
+        self._away: set[int] = set()
+        """Arrivals whose client has left; what still comes for them is dropped."""
+        self._latency_s = settings.latency_s
+        self._names = [f"router-{n}" for n in range(settings.routers)]
         self._routers = [
-            Dispatcher(
-                settings.dispatch, router=f"router-{n}", policy=policy, seed=seed, compile=_no_activations
-            )
-            for n, policy in enumerate(policies)
+            Dispatcher(settings.dispatch, router=name, policy=policy, seed=seed, compile=_no_activations)
+            for name, policy in zip(self._names, policies, strict=True)
         ]
         self._wakes = [math.inf] * settings.routers
         self._heap: list[tuple[float, int, int, Any]] = []
@@ -82,6 +85,7 @@ class World:
         self._open = len(prepared)
         self._faults: dict[str, int] = {}
         self._decisions = 0
+        self._limit = math.inf
         self._now = min(prepared.root_times[0], 0.0) if prepared.root_times else 0.0
         self._members = Membership(
             settings,
@@ -89,6 +93,7 @@ class World:
             tell=self._tell_all,
             later=lambda at, call: self._push(at, _CALL, call),
             beat_later=lambda at, engine: self._push(at, _BEAT, engine),
+            model=model,
         )
         self._engines, self._index = self._members.engines, self._members.index
         self._transfers = Transfers(
@@ -137,7 +142,7 @@ class World:
         times, roots = self._prepared.root_times, self._prepared.roots
         heap, sends = self._heap, self._sends
         place, last = 0, len(times)
-        limit = (times[-1] if times else 0.0) + self._settings.drain_s
+        self._limit = limit = (times[-1] if times else 0.0) + self._settings.drain_s
         next_root = times[0] if last else math.inf
         while self._open:
             next_send = sends[0][0] if sends else math.inf
@@ -153,8 +158,10 @@ class World:
             else:
                 now, _, kind, what = heappop(heap)
                 if now > limit:
-                    self._now = limit
-                    break
+                    limit = self._limit
+                    if now > limit:
+                        self._now = limit
+                        break
                 self._now = now
                 if kind == _REPLICA:
                     if what.due == now:
@@ -183,10 +190,9 @@ class World:
     # --- requests ---
 
     def _arrive(self, now: float, row: int) -> None:
-        event = self._prepared.events[row]
-        rows = self._rows
-        if rows.arrived[row] != rows.arrived[row]:
-            rows.arrived[row] = now
+        event, arrived = self._prepared.events[row], self._rows.arrived
+        if arrived[row] != arrived[row]:
+            arrived[row] = now
         else:
             event = self._again(row)
         if self._settings.clients.timeout_s < math.inf:
@@ -195,13 +201,18 @@ class World:
 
     def _again(self, row: int) -> ev.Arrival:
         """A retry is a new request to its router."""
-        tries = self._retried.get(str(row), 0) + 1
-        self._retried[str(row)] = tries
+        self._away.discard(row)
+        self._retried[row] = tries = self._retried.get(row, 0) + 1
         return msgspec.structs.replace(self._prepared.events[row], request_id=f"{row}.{tries}")
 
     def _row(self, request_id: str) -> int:
-        row = self._row_of.get(request_id)
-        return int(request_id.partition(".")[0]) if row is None else row
+        return int(request_id.partition(".")[0] if self._retried else request_id)
+
+    def _request_id(self, row: int) -> str:
+        """Of the present attempt."""
+        if row in self._retried:
+            return f"{row}.{self._retried[row]}"
+        return self._prepared.events[row].request_id
 
     def _tell(self, now: float, router: int, event: ev.Event) -> None:
         dispatcher = self._routers[router]
@@ -226,12 +237,12 @@ class World:
             rows.fuel[row] = action.fuel
             rows.fallback[row] = action.fallback
             rows.replica[row] = self._index[action.replica]
-            self._sends.append((now + self._settings.latency_s, router, action, row))
+            self._sends.append((now + self._latency_s, router, action, row))
         elif type(action) is ev.Refuse:
             self._decisions += 1
             self._refused(now, action)
         elif type(action) is ev.Abort:
-            self._sends.append((now + self._settings.latency_s, router, action, self._row(action.request_id)))
+            self._sends.append((now + self._latency_s, router, action, self._row(action.request_id)))
         elif type(action) is ev.HandOver:
             self._transfers.start(now, self._row(action.request_id), router, action)
         elif type(action) is ev.Lost:
@@ -249,13 +260,14 @@ class World:
             self._end(now, row, _REFUSED[refuse.reason])
 
     def _may_retry(self, row: int) -> bool:
-        return self._retried.get(str(row), 0) < self._settings.clients.retries
+        return self._retried.get(row, 0) < self._settings.clients.retries
 
     def _timeout(self, now: float, row: int, request_id: str) -> None:
         rows = self._rows
-        current = f"{row}.{self._retried[str(row)]}" if str(row) in self._retried else str(row)
-        if rows.outcome[row] != OPEN or rows.first[row] == rows.first[row] or current != request_id:
+        served = rows.outcome[row] != OPEN or rows.first[row] == rows.first[row]
+        if served or self._request_id(row) != request_id:
             return
+        self._away.add(row)
         self._tell(now, self._prepared.router[row], ev.Left(request_id))
         if self._may_retry(row):
             self._push(now + self._settings.clients.retry_after_s, _ARRIVE, row)
@@ -270,7 +282,16 @@ class World:
         rows.ended[row] = now
         self._open -= 1
         for child in self._prepared.children.get(row, ()):
-            self._push(now + self._prepared.think[child], _ARRIVE, child)
+            if outcome != FINISHED and self._settings.clients.give_up:
+                self._push(now, _CALL, partial(self._forgo, child))
+            else:
+                at = now + self._prepared.think[child]
+                self._limit = max(self._limit, at + self._settings.drain_s)
+                self._push(at, _ARRIVE, child)
+
+    def _forgo(self, row: int, now: float) -> None:
+        self._rows.arrived[row] = now
+        self._end(now, row, ABANDONED)
 
     # --- engines ---
 
@@ -284,7 +305,7 @@ class World:
         if engine.state != "ready":
             self._undeliverable(now, router, action, engine)
             return
-        engine.received[f"router-{router}"] = action.nth
+        engine.received[self._names[router]] = action.nth
         prepared = self._prepared
         if engine.prefills and prepared.output[row] > 1:
             job = self._transfers.prompt_only(row, action.priority)
@@ -318,21 +339,20 @@ class World:
                 self._members.idle(self._now, engine)
 
     def _advance(self, now: float, engine: Engine) -> None:
-        for emission in engine.replica.advance(now):
-            self._emitted(now, emission.id, emission.tokens, emission.finished)
+        for row, _, tokens, finished, started in engine.replica.advance(now):
+            self._emitted(now, row, tokens, finished, started)
         self._schedule(engine)
 
-    def _emitted(self, now: float, row: Any, tokens: int, finished: bool) -> None:
-        if row < 0:
+    def _emitted(self, now: float, row: Any, tokens: int, finished: bool, started: float) -> None:
+        if row < 0 or row in self._away:
             return
         rows, prepared = self._rows, self._prepared
-        router = prepared.router[row]
-        request_id = prepared.events[row].request_id
-        if self._retried and str(row) in self._retried:
-            request_id = f"{row}.{self._retried[str(row)]}"
+        router, request_id = prepared.router[row], self._request_id(row)
         rows.tokens[row] += tokens
-        if rows.first[row] != rows.first[row]:
-            rows.first[row] = now
+        first = rows.first
+        if first[row] != first[row]:
+            first[row] = now
+            rows.started[row] = started
             self._tell(now, router, ev.Tokens(request_id, 1))
         if finished:
             output = prepared.output[row]
