@@ -246,6 +246,15 @@ class Bus:
                 self.client, subject, subject.at(**tokens), payload, msg_id, timeout, headers
             )
 
+    async def publish_after(self, subject: Subject[M], message: M, sequence: int, **tokens: str) -> int:
+        """Store an event if `sequence`, as `Received.sequence_read` told it (0: none), is still its subject's newest.
+
+        Returns the new sequence. Raises `OutrunError` if it is not, `PublishFailedError` where it is not known whether
+        this was stored, `DisconnectedError`.
+        """
+        payload = encode(message)  # type: ignore[arg-type]
+        return await jetstream.publish_after(self.client, subject.at(**tokens), payload, sequence)
+
     async def last(self, subject: Subject[M], **tokens: str) -> Received[M] | None:
         """The newest message kept on one concrete subject, or None."""
         found = await jetstream.last_per_subject(self.client, subject, subject.at(**tokens), self.faults)

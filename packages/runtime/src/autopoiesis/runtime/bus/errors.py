@@ -19,6 +19,10 @@ class PublishFailedError(BusError):
     """A stream did not acknowledge an event in time. It may have been stored all the same: repeat with the same id."""
 
 
+class OutrunError(BusError):
+    """Another message came onto the subject since the one that this was to follow; nothing was stored."""
+
+
 class StreamConflictError(BusError, OperatorError):
     """A stream exists with a configuration that cannot be changed into ours."""
 

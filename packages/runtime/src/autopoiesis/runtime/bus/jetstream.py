@@ -21,6 +21,7 @@ from autopoiesis.runtime.bus.errors import (
     BusError,
     BusUnavailableError,
     DisconnectedError,
+    OutrunError,
     PayloadTooLargeError,
     PublishFailedError,
     StreamConflictError,
@@ -32,6 +33,7 @@ M = TypeVar("M")
 ATTEMPT: Final = 2.0
 """Seconds to wait for one acknowledgement before publishing again."""
 NAME_IN_USE: Final = 10058
+WRONG_LAST_SEQUENCE: Final = 10071
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,22 @@ async def publish(
     raise PublishFailedError(
         f"{name}: not acknowledged within {timeout:g} s by its stream ({stream}): {reason}"
     )
+
+
+async def publish_after(client: Client, name: str, payload: bytes, sequence: int) -> int:
+    """One attempt, stored only if `sequence` (0: nothing) is the newest message of the subject. Returns its own sequence."""
+    if not client.is_connected:
+        raise DisconnectedError(f"not connected to NATS: {name} was not sent")
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(sequence)}
+    try:
+        ack = await client.jetstream().publish(name, payload, timeout=ATTEMPT, headers=headers)
+    except nats.js.errors.APIError as error:
+        if error.err_code == WRONG_LAST_SEQUENCE:
+            raise OutrunError(f"{name}: message {sequence} is not the newest any more") from error
+        raise PublishFailedError(f"{name}: refused by its stream: {error.description}") from error
+    except (nats.errors.TimeoutError, nats.js.errors.NoStreamResponseError) as error:
+        raise PublishFailedError(f"{name}: not acknowledged: {error}") from error
+    return ack.seq
 
 
 async def last_per_subject(

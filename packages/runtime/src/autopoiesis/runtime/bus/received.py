@@ -26,6 +26,11 @@ class Received(Generic[M_co]):
     headers: Mapping[str, str]
 
     @property
+    def sequence_read(self) -> int:
+        """Position in its stream of a message that was read from there (`Bus.last`), 0 of one that was heard."""
+        return int(self.headers.get("Nats-Sequence", 0))
+
+    @property
     def tokens(self) -> dict[str, str]:
         """The pattern's tokens in this subject: ``{"replica": "r1"}`` for ``infer.{replica}`` and ``infer.r1``."""
         pairs = zip(self.pattern.split("."), self.subject.split("."), strict=True)
