@@ -57,3 +57,34 @@ def test_the_index_stays_within_its_limit() -> None:
     assert len(index._holders) == len(index._blocks[0])
     assert index.hits((19_998, 19_999)) == {0: 2}
     assert index.hits((0, 1)) == {}
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("send"), st.integers(0, 2), PROMPTS),
+    st.tuples(st.just("evict"), st.integers(0, 2), PROMPTS),
+    st.tuples(st.just("forget"), st.integers(0, 2), PROMPTS),
+)
+
+
+@given(st.lists(STEPS, max_size=60), PROMPTS)
+def test_nothing_reported_gone_is_a_hit_and_memory_is_bounded(
+    steps: list[tuple[str, int, tuple[int, ...]]], prompt: tuple[int, ...]
+) -> None:
+    index = PrefixIndex()
+    gone: list[set[int]] = [set() for _ in range(3)]
+    limit = 6
+    for what, slot, blocks in steps:
+        if what == "send":
+            index.add(slot, blocks, limit)
+            gone[slot] -= set(blocks)
+        elif what == "evict":
+            index.evict(slot, blocks)
+            gone[slot] |= set(blocks)
+        else:
+            index.forget(slot)
+        assert all(len(known) <= limit for known in index._blocks.values())
+        assert set(index._holders) == {block for known in index._blocks.values() for block in known}
+    for slot in range(3):
+        hits = index.hits_of(slot, prompt)
+        assert index.hits(prompt).get(slot, 0) == hits
+        assert not gone[slot] & set(prompt[:hits])

@@ -142,6 +142,28 @@ def test_prefix_hits_are_those_of_blocks_sent_there() -> None:
     assert camera.replicas[-1][0]["prefix_hit_tokens"] == 0
 
 
+def test_blocks_that_a_heartbeat_reports_gone_are_no_hits() -> None:
+    camera = Camera()
+    core = dispatcher(camera.policy, block_tokens=100)
+
+    def hits(name: str) -> int:
+        core.handle(0.0, arrival(name, prompt_bytes=2000, block_hashes=(1, 2, 3, 4)))
+        core.handle(0.0, ev.Left(name))
+        return int(camera.replicas[-1][0]["prefix_hit_tokens"])
+
+    core.handle(0.0, beat("a", 1, evictions=7, evicted=(8, 9)))
+    assert hits("1") == 0
+    assert hits("2") == 400
+    core.handle(0.0, beat("a", 2, evictions=8, evicted=(8, 9, 3)))
+    assert hits("3") == 200
+    core.handle(0.0, beat("a", 3, evictions=8, evicted=(8, 9, 3)))
+    assert hits("4") == 400, "an eviction that is told again has been counted already"
+    core.handle(0.0, beat("a", 6, evictions=300, evicted=(70, 71)))
+    assert hits("5") == 0, "heartbeats were lost: nobody knows what is left"
+    core.handle(0.0, beat("a", 7, incarnation="i2"))
+    assert hits("6") == 0
+
+
 def test_prefix_hits_shorten_the_predicted_prefill() -> None:
     camera = Camera()
     core = dispatcher(camera.policy, block_tokens=100)

@@ -66,6 +66,7 @@ class Fleet:
         offered = state.ready and now < state.beat_at + self._settings.suspect_after_s
         state.heard(now, beat, beat.received.get(self._router, 0))
         self._describe(state, beat)
+        self._evict(state, last, beat)
         if beat.state in {"stopped", "failed"}:
             orphans += self._void(state)
         if state.ready != offered:
@@ -100,6 +101,15 @@ class Fleet:
         elif kind == "ready" and age >= self._settings.suspect_after_s:
             kind = "suspect"
         return ReplicaInfo(state.name, beat.model, beat.node, beat.gpu, kind, len(state.flights), age)
+
+    def _evict(self, state: ReplicaState, last: Heartbeat | None, beat: Heartbeat) -> None:
+        """Take in which blocks left the prefix cache; where heartbeats missed tell of more than this one, believe in none."""
+        same = last is not None and last.incarnation == beat.incarnation
+        new = beat.evictions - (last.evictions if same and last is not None else 0)
+        if new > len(beat.evicted):
+            self.prefixes.forget(state.slot)
+        elif new > 0:
+            self.prefixes.evict(state.slot, beat.evicted[-new:])
 
     def _join(self, beat: Heartbeat) -> ReplicaState:
         slot = self._free_slots.pop() if self._free_slots else len(self.replicas)

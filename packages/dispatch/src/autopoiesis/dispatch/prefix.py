@@ -1,16 +1,18 @@
-"""Which prompt blocks each replica is believed to have cached: those this router has sent there lately."""
+"""Which prompt blocks each replica is believed to have cached: those this router has sent there lately and that have not been
+reported gone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 
 class PrefixIndex:
     """Per replica the blocks it was sent, oldest first; per block the replicas that have it, as bits of an integer.
 
-    Blocks of a prompt are entered from the last to the first, so the first is always the most recent: where a block is
-    known, all before it are, and one walk over the prompt's blocks answers for the whole fleet.
+    Blocks of a prompt are entered from the last to the first, so the first is always the most recent: unless it was reported
+    gone, where a block is known all before it are. One walk over the prompt's blocks answers for the whole fleet.
     """
 
     __slots__ = ("_blocks", "_holders")
@@ -37,6 +39,17 @@ class PrefixIndex:
             for oldest in list(islice(known, len(known) - limit + limit // 16)):
                 del known[oldest]
                 self._drop(oldest, bit)
+
+    def evict(self, slot: int, blocks: Iterable[int]) -> None:
+        """The replica no longer has these."""
+        known = self._blocks.get(slot)
+        if not known:
+            return
+        bit = 1 << slot
+        for block in blocks:
+            if block in known:
+                del known[block]
+                self._drop(block, bit)
 
     def forget(self, slot: int) -> None:
         """The replica is gone, and its cache with it."""
