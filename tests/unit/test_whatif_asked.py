@@ -8,7 +8,7 @@ from autopoiesis.cli.output import CommandError
 from autopoiesis.cli.whatif import asked
 from autopoiesis.cli.whatif.tables import number
 from autopoiesis.policy import library
-from autopoiesis.simulator import SLO
+from autopoiesis.simulator import SLO, Fleet
 
 
 def test_policies_are_shipped_ones_then_those_given(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_fleets_stay_or_come_and_go(tmp_path: Path) -> None:
     spot = tmp_path / "spot.csv"
     spot.write_text("0,add,a\n0,add,b\n60000,remove,a\n90000,add,c\n")
 
-    def fleet(spec: str | None = None, moving: str | None = None, file: Path | None = None) -> asked.Fleet:
+    def fleet(spec: str | None = None, moving: str | None = None, file: Path | None = None) -> Fleet:
         return asked.fleet(spec, moving, file, notice_s=30.0, span_s=600.0, model="Llama-3.1-8B")
 
     assert len(fleet("2xH100").replicas) == 2
