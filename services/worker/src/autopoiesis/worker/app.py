@@ -148,6 +148,7 @@ async def serve(bus: Bus, settings: WorkerSettings, vllm: VllmSettings, service:
             plan.make_engine,
             drain_s=settings.drain_s,
             measured=plan.measured,
+            plannable=settings.engine != "attached",
         )
         await node.start(plan.specs)
     except ValueError as error:

@@ -40,6 +40,7 @@ class Node:
         *,
         drain_s: float,
         measured: Mapping[str, Device] | None = None,
+        plannable: bool = True,
     ) -> None:
         self.replicas: dict[str, ServedReplica] = {}
         self._bus = bus
@@ -49,6 +50,7 @@ class Node:
         self._make_engine = make_engine
         self._drain_s = drain_s
         self._measured = dict(measured or {})
+        self._plannable = plannable
         self._desired: DesiredState | None = None
         self._changed = asyncio.Event()
         self._retiring: dict[str, asyncio.Task[None]] = {}
@@ -156,6 +158,7 @@ class Node:
             | {kind: device.memory_bytes for kind, device in self._measured.items()},
             measured_flops={kind: device.flops for kind, device in self._measured.items()},
             measured_bandwidth={kind: device.bandwidth for kind, device in self._measured.items()},
+            plannable=self._plannable,
         )
         while True:
             try:
