@@ -137,7 +137,9 @@ def assemble(
         incarnation=instance.rpartition("-")[2],
         max_body_bytes=_max_body_bytes(own, link),
     )
-    status = Status(dispatcher, serving, policies, admission, shipper, telemetry)
+    status = Status(
+        dispatcher, serving, policies, admission, shipper, telemetry, lambda: expositions(transport.direct)
+    )
     metrics.show(status.gauges)
     door = Doorkeeper(Path(own.keys) if own.keys else None)
     operator = admin.create(status, policies, own.admin_token, door)
@@ -197,6 +199,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def expositions(direct: DirectTransport) -> dict[str, str]:
+    """What attached servers' own `/metrics` said last, by replica."""
+    return {name: server.exposition for name, server in direct.servers.items()}
 
 
 def scopes(scope: str) -> list[str]:
