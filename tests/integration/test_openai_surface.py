@@ -1,38 +1,27 @@
 """What OpenAI's client can ask, of a simulated engine, of a server attached by its URL, and of an engine with tools."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import msgspec
 import openai
 import pytest
-from router_harness import running_router
+from served_replicas import MODEL, Surface, served
 
 from autopoiesis.contracts.messages.infer import FailureCode, Generate
 from autopoiesis.contracts.messages.telemetry import StepRecord
 from autopoiesis.runtime import embedded
-from autopoiesis.runtime.bus import Bus, Responders
 from autopoiesis.worker.engines.attached import AttachedEngine
-from autopoiesis.worker.engines.base import Ended, Engine, EngineStats, Piece
+from autopoiesis.worker.engines.base import Ended, EngineStats, Piece
 from autopoiesis.worker.engines.outputs import Outputs
 from autopoiesis.worker.engines.simulated import SimulatedEngine, SimulatedOptions
-from autopoiesis.worker.layout import ReplicaSpec
-from autopoiesis.worker.serving import Place, ServedReplica
 
-MODEL = "llama-3.1-8b"
 HELLO: Any = [{"role": "user", "content": "hello"}]
 SHORT: Any = {"ignore_eos": True}
 """Engines then go on to the limit, which is 6 tokens in these tests."""
 WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
-
-
-PATIENT: Any = {"suspect_after_s": 30.0, "silence_s": 30.0, "no_replica_wait_s": 30.0}
-"""Nothing dies here, and heartbeats may be late on a busy machine."""
 
 
 class Caller:
@@ -79,32 +68,6 @@ class Caller:
 
     async def stop(self) -> None:
         pass
-
-
-@dataclass
-class Surface:
-    url: str
-    openai: openai.AsyncOpenAI
-    http: httpx.AsyncClient
-
-
-@asynccontextmanager
-async def served(nats_url: str, engine: Engine, wait_for: Callable[..., Any]) -> AsyncIterator[Surface]:
-    """A router and one replica of `engine` on the bus at `nats_url`."""
-    async with AsyncExitStack() as stack:
-        bus = await Bus.connect(nats_url, name="worker", inbox_prefix="_INBOX.worker")
-        stack.push_async_callback(bus.close)
-        responders = await Responders.start(bus, secrets.token_hex(4), coalesce=0.0, keepalive=5.0)
-        stack.push_async_callback(responders.close)
-        spec = ReplicaSpec(name=f"r{secrets.token_hex(3)}", model=MODEL, gpu="H100")
-        replica = ServedReplica(bus, responders, spec, Place(node="n"), engine)
-        await replica.start()
-        stack.push_async_callback(replica.stop)
-        router = await stack.enter_async_context(running_router(nats_url, **PATIENT))
-        await wait_for(router.ready)
-        client = openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="k", max_retries=0)
-        await stack.enter_async_context(client)
-        yield Surface(router.url, client, router.client)
 
 
 def simulated() -> SimulatedEngine:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from autopoiesis.dispatch import Dispatcher
+from autopoiesis.router import reexport
 from autopoiesis.router.admission import Admission
 from autopoiesis.router.metrics import State
 from autopoiesis.router.policies import Policies
@@ -24,20 +26,26 @@ class Status:
         admission: Admission,
         shipper: Shipper,
         telemetry: Telemetry,
+        servers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        """`servers`: what attached servers' own `/metrics` said last, by replica."""
         self._dispatcher = dispatcher
         self._serving = serving
         self._policies = policies
         self._admission = admission
         self._shipper = shipper
         self._telemetry = telemetry
+        self._servers = servers
 
     @property
     def models(self) -> list[str]:
         return self._admission.models
 
     def exposition(self) -> bytes:
-        return self._telemetry.exposition()
+        own = self._telemetry.registry.collect()
+        return self._telemetry.exposition() + reexport.exposition(
+            self._serving.fleet.beats, self._servers(), own
+        )
 
     def missing(self) -> list[str]:
         """What keeps this router from serving, in words; nothing if it can."""
@@ -102,6 +110,9 @@ class Status:
                     "waiting": beat.waiting if beat else 0,
                     "kv_used_tokens": beat.kv_used_tokens if beat else 0,
                     "kv_capacity_tokens": beat.kv_capacity_tokens if beat else 0,
+                    "prefix_queries": beat.prefix_queries if beat else 0,
+                    "prefix_hits": beat.prefix_hits if beat else 0,
+                    "evictions": beat.evictions if beat else 0,
                 }
             )
         return rows
