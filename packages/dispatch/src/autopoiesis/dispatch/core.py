@@ -83,7 +83,8 @@ class Dispatcher:
     @property
     def next_wake(self) -> float:
         """When to send Wake; inf if nothing waits."""
-        return self._holding.next_due
+        holding = self._holding
+        return holding.next_due() if holding.timers else holding.pass_at
 
     @property
     def active(self) -> CompiledPolicy:

@@ -29,17 +29,18 @@ class Holding:
 
     def __init__(self, settings: DispatchSettings) -> None:
         self._settings = settings
-        self._timers: list[Timer] = []
+        self.timers: list[Timer] = []
+        """A heap; those of requests that are held no more stay in until they come up."""
         self._restless: OrderedDict[int, ModelState] = OrderedDict()
-        self._pass_at = math.inf
+        self.pass_at = math.inf
+        """When the next pass is due."""
         self._last_pass = -math.inf
         self.fuel = FuelBudget(settings.fuel_per_second)
         self.passes = 0
 
-    @property
     def next_due(self) -> float:
         """When something is to be done, inf if nothing waits."""
-        timers, pass_at = self._timers, self._pass_at
+        timers, pass_at = self.timers, self.pass_at
         while timers and not _in_force(timers[0]):
             heappop(timers)
         return timers[0][0] if timers and timers[0][0] < pass_at else pass_at
@@ -48,11 +49,11 @@ class Holding:
         """Look at a queued request at `until` at the latest."""
         if until < ticket.due:
             ticket.due = until
-            heappush(self._timers, (until, ticket.seq, ticket))
+            heappush(self.timers, (until, ticket.seq, ticket))
 
     def expired(self, now: float) -> Iterator[Ticket]:
         """Queued requests whose time has come. What is still to be queued afterwards must be watched anew."""
-        timers = self._timers
+        timers = self.timers
         while timers and timers[0][0] <= now:
             timer = heappop(timers)
             if _in_force(timer):
@@ -64,19 +65,19 @@ class Holding:
         if model.queue.entries:
             model.queue.begin_pass()
             self._restless[model.number] = model
-            self._pass_at = min(self._pass_at, max(now, self._last_pass + self._settings.wake_interval_s))
+            self.pass_at = min(self.pass_at, max(now, self._last_pass + self._settings.wake_interval_s))
 
     def offer(self, now: float, decide: Callable[[Ticket], None], key: Callable[[Ticket], float]) -> None:
         """Run a pass if one is due: `decide` for request after request, `key` for those whose key is oldest.
 
         A model that was cut short goes behind the others. Ageing takes at most half of the fuel.
         """
-        if now < self._pass_at:
+        if now < self.pass_at:
             return
         settings, fuel = self._settings, self.fuel
         self.passes += 1
         self._last_pass = now
-        self._pass_at = math.inf
+        self.pass_at = math.inf
         stop_at = fuel.spent + min(settings.fuel_per_wake, fuel.left(now))
         while self._restless and fuel.spent < stop_at:
             number, model = self._restless.popitem(last=False)
@@ -93,4 +94,4 @@ class Holding:
                 self._restless[number] = model
         if self._restless:
             worthwhile = fuel.available_at(now, settings.fuel_per_wake / 2)
-            self._pass_at = max(now + settings.wake_interval_s, worthwhile)
+            self.pass_at = max(now + settings.wake_interval_s, worthwhile)
