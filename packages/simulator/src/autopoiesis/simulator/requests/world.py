@@ -303,7 +303,7 @@ class World:
             return
         assert type(action) is ev.Send
         if engine.state != "ready":
-            self._undeliverable(now, router, action, engine)
+            self._undeliverable(now, router, action, row, engine)
             return
         engine.received[self._names[router]] = action.nth
         prepared = self._prepared
@@ -322,7 +322,9 @@ class World:
         self._tell(now, self._prepared.router[row], event)
         self._end(now, row, FAILED)
 
-    def _undeliverable(self, now: float, router: int, send: ev.Send, engine: Engine) -> None:
+    def _undeliverable(self, now: float, router: int, send: ev.Send, row: int, engine: Engine) -> None:
+        if self._rows.attempts[row] != send.attempt or self._request_id(row) != send.request_id:
+            return  # sent elsewhere since: the engine's last heartbeat was faster
         if engine.state != "failed":
             self._tell(now, router, ev.Bounced(send.request_id, engine.state))
         elif not engine.silent:
