@@ -1,7 +1,7 @@
 """Whenever GPUs come or go, only what must move: replicas that keep their GPUs stay.
 
 The "minimal migration" of the paper's elastic case (Autopoiesis, arXiv 2604.07144, Section 8.2): cheap moves, plans
-that age. New GPUs stay unused until a model has lost its last replica.
+that age. Replicas that have lost their GPUs start again, as they were, on free ones, where that helps; other new GPUs stay unused.
 """
 
 API = 1
@@ -20,6 +20,8 @@ def schedule(ctx):
     for model in ctx.models:
         if model.concurrency and not any(entry.model == model.index for entry in kept):
             restore(ctx, model, kept, free)
+    for model in ctx.models:
+        kept = restarted(ctx, model, kept, free)
     return kept if ctx.toolkit.makespan(kept) < math.inf else ctx.toolkit.best_plan(kinds(ctx))
 
 
@@ -73,6 +75,40 @@ def restore(ctx, model, kept, free):
     if best is not None:
         kept.append(best)
         free[best.gpu] -= best.tp
+
+
+def restarted(ctx, model, kept, free):
+    """`kept` with the model's lost replicas on free GPUs, requests in proportion to speed, if that serves it sooner."""
+    more = list(kept)
+    room = free.copy()
+    for entry in ctx.plan:
+        if entry.model == model.index:
+            same = [k.count for k in kept if (k.model, k.gpu, k.tp) == (entry.model, entry.gpu, entry.tp)]
+            lost = entry.count - sum(same)
+            for pool in sorted(ctx.gpus, key=lambda g: ctx.toolkit.latency(model, g, entry.tp, 1)):
+                count = min(max(lost, 0), room[pool.type] // entry.tp)
+                if count and ctx.toolkit.fits(model, pool, entry.tp):
+                    more.append(Replicas(entry.model, pool.type, entry.tp, count, 0, entry.role))
+                    room[pool.type] -= count * entry.tp
+                    lost -= count
+    more = by_speed(ctx, model, more) if len(more) > len(kept) else kept
+    if not ctx.toolkit.serve_time(model, more) < ctx.toolkit.serve_time(model, kept):
+        return kept
+    for gpu in room:
+        free[gpu] = room[gpu]
+    return more
+
+
+def by_speed(ctx, model, plan):
+    own = [entry for entry in plan if entry.model == model.index]
+    even = max(1, math.ceil(model.concurrency / max(1, sum(entry.count for entry in own))))
+    pools = {pool.type: pool for pool in ctx.gpus}
+    speeds = [1.0 / ctx.toolkit.latency(model, pools[e.gpu], e.tp, even) for e in own]
+    rate = sum(speed * entry.count for speed, entry in zip(speeds, own))
+    return [entry for entry in plan if entry.model != model.index] + [
+        Replicas(e.model, e.gpu, e.tp, e.count, max(1, math.ceil(model.concurrency * speed / rate)), e.role)
+        for e, speed in zip(own, speeds)
+    ]
 
 
 def changed(ctx):
