@@ -61,6 +61,11 @@ class Budget:
         self.tokens += tokens
         self.cost += cost
 
+    def settle(self, *, tokens: int, cost: float) -> None:
+        """Correct a charge that was made in advance by what was really used."""
+        self.tokens += tokens
+        self.cost += cost
+
     def to_json(self) -> dict[str, float]:
         return {
             "seconds": round(self.elapsed_s, 3),

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import openai
 from openai.types.chat import ChatCompletionMessageParam
@@ -29,6 +29,21 @@ class Answer:
     completion_tokens: int
     cost: float
     duration_s: float
+
+
+class Model(Protocol):
+    """Whoever answers: an endpoint, or a recording of one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def worst_case(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, float]:
+        """Tokens and money that a call with these messages may use."""
+
+    async def complete(
+        self, messages: Sequence[Mapping[str, str]], *, timeout_s: float | None = None
+    ) -> Answer:
+        """One chat completion within `timeout_s` seconds. Raises LlmError."""
 
 
 class LanguageModel:

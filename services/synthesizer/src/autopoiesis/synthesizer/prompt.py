@@ -1,5 +1,6 @@
 """What is asked of a language model: the interface, the objective, what was seen, what was tried. Never request content."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,9 +27,28 @@ What decides it:
 - KV memory: past its capacity an engine preempts and recomputes;
 - holding keeps a choice open but costs waiting; rejecting is a sure miss that may save others under overload.
 `fitness` is goodput divided by the incumbent's, averaged over loads: 1.05 is 5 % more goodput.""",
-    "plan": """Minimise total time: scheduling, stale serving while scheduling, reconfiguration and serving, over the whole trace.
-`fitness` is the incumbent's total time divided by the candidate's.""",
+    "plan": """Minimise the total time of the trace (the seconds it takes to finish every step's load):
+T_total = sum over steps of t_stale + t_reconfig + t_serve, where
+- t_stale is the processor time that should_reschedule and schedule take at that step (serving goes on under the old plan, but
+  no credit is given for it); the first step's counts too;
+- t_reconfig is 0 for a step that keeps the plan. Otherwise only models whose set of (GPU type, tp, count) changed cost anything:
+  the longest transfer_time among them on the types they leave plus the longest on the types they go to. Batches and shares can
+  change for free. Moving a large model costs much more than a small one, and moving several costs no more than the slowest of them;
+- t_serve is the makespan: the slowest model's slowest group of replicas at this step's load.
+`fitness` is the incumbent's total time divided by the candidate's: 1.05 means 5 % faster than the incumbent.
+What decides it:
+- how often to reschedule: skip the call where the plan in force serves almost as well; go where what is saved until the next change
+  exceeds transfer plus scheduling time. What comes next is not known, but `ctx.history` shows what came before, and regimes recur;
+- how thoroughly to search: integer programs with many options or tight gaps take seconds of scheduling time; fewer batches, no
+  options that cannot win, per-model batch lists (divisors and quotients of the concurrency), a parallelism of at least 4 for ~70B
+  models, a looser gap or time_limit cut that to a fraction with almost no loss. `ctx.toolkit.latency` is cheap (microseconds);
+- how much to move: weigh the gain in makespan against reconfigure_time; keep heavy models where they are and let light ones
+  move around them; a slightly worse plan that many loads share needs no moves at all;
+- on clusters that change, a plan that uses GPUs that are about to leave has to move later, by force.
+A plan must not use more GPUs than there are and must serve every model with demand; a fault or such a plan ends the candidate.""",
 }
+
+_WHERE: dict[Kind, str] = {"dispatch": "inside the router", "plan": "at every monitoring step"}
 
 _DIFF = """Answer with one or more edits of the PARENT, each in exactly this form:
 <<<<<<< SEARCH
@@ -36,19 +56,20 @@ lines copied from the parent, unique in it
 =======
 the lines that replace them
 >>>>>>> REPLACE
-Before them, in one or two sentences, say why this should raise goodput for this workload. Change one idea at a time."""
+Before them, in one or two sentences, say why this should raise fitness for this workload. Change one idea at a time."""
 
 _REWRITE = """Answer with one complete policy in a single ```python block, all functions included. Before it, in one or two sentences,
-say why it should raise goodput for this workload. A different idea than the parent's is welcome."""
+say why it should raise fitness for this workload. A different idea than the parent's is welcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question. `rewrite` asks for a whole policy instead of edits of the parent."""
+    """One question. `rewrite` asks for a whole policy instead of edits of the parent; `draw` tells equal questions apart."""
 
     task: Task
     parent: Scored
     rewrite: bool = False
+    draw: int = 0
 
 
 def messages(request: Request) -> list[Message]:
@@ -65,6 +86,11 @@ def repair(asked: Sequence[Message], answer: str, problem: str) -> list[Message]
     return [*asked, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
 
 
+def digest(asked: Sequence[Message]) -> str:
+    """What a question is known by: SHA-256 of its messages."""
+    return hashlib.sha256(repr(list(asked)).encode()).hexdigest()
+
+
 def show(request: Request) -> str:
     """The prompt as text: exactly what would leave the network."""
     return "\n\n".join(f"===== {m['role']} =====\n{m['content']}" for m in messages(request)) + "\n"
@@ -75,7 +101,7 @@ def _system(kind: Kind) -> str:
         [
             (
                 f"You write {kind} policies for a cluster that serves large language models. A policy is a short program; the system "
-                "runs it inside the router, so it must be fast and must never fault."
+                f"runs it {_WHERE[kind]}, so it must be fast and must never fault."
             ),
             f"# Interface\n{api_reference(kind)}",
             f"# Language\n{language_reference()}",
@@ -95,6 +121,10 @@ def _user(request: Request) -> str:
     ):
         parts.append(_policy(role, policy, shown))
         shown.setdefault(policy.hash, role)
+    for number, policy in enumerate(task.inspirations, 1):
+        if policy.hash not in shown:
+            parts.append(_policy(f"ANOTHER IDEA {number} (from elsewhere in the archive)", policy, shown))
+            shown[policy.hash] = f"ANOTHER IDEA {number}"
     if task.tried:
         parts.append(
             "# Tried in this cycle and before, newest last\n" + "\n".join(map(_line, task.tried[-TRIED:]))
@@ -104,7 +134,7 @@ def _user(request: Request) -> str:
             "# Why the last attempts failed\n"
             + "\n".join(f"- {f[:FAILURE_CHARS]}" for f in task.failures[-FAILURES:])
         )
-    parts.append(f"# Your answer\n{_REWRITE if request.rewrite else _DIFF}")
+    parts.append(f"# Your answer\n{_REWRITE if request.rewrite else _DIFF}\n(question {request.draw})")
     return "\n\n".join(parts)
 
 
@@ -117,12 +147,15 @@ def _policy(role: str, policy: Scored, shown: dict[str, str]) -> str:
 def _results(policy: Scored) -> str:
     if policy.result is None:
         return "not scored on this window"
-    lines = [f"fitness {policy.result.fitness:.4f}, faults {policy.result.faults}", _TABLE_HEAD]
-    lines += [_row(score) for score in policy.result.scores]
-    if policy.result.breakdown:
-        lines.append(
-            "attainment: " + ", ".join(f"{k} {v:.3f}" for k, v in sorted(policy.result.breakdown.items()))
-        )
+    result = policy.result
+    lines = [f"fitness {result.fitness:.4f}, faults {result.faults}"]
+    if result.scores:
+        lines += [_TABLE_HEAD, *(_row(score) for score in result.scores)]
+    if result.breakdown:
+        what = "attainment" if policy.kind == "dispatch" else "costs"
+        lines.append(f"{what}: " + ", ".join(f"{k} {v:.3f}" for k, v in sorted(result.breakdown.items())))
+    if result.artifact:
+        lines.append(result.artifact)
     if policy.feedback:
         lines.append(f"evaluator: {policy.feedback}")
     return "\n".join(lines)
@@ -141,4 +174,6 @@ def _row(score: Score) -> str:
 def _line(policy: Scored) -> str:
     feedback = f" ({policy.feedback})" if policy.feedback else ""
     fitness = f"{policy.fitness:.4f}" if policy.result else "not scored"
-    return f"- {fitness}  {policy.title[:160] or 'untitled'}{feedback}"
+    costs = policy.result.breakdown if policy.result and policy.kind == "plan" else {}
+    parts = f"  [{', '.join(f'{k} {v:.4g}' for k, v in costs.items())}]" if costs else ""
+    return f"- {fitness}  {policy.title[:160] or 'untitled'}{parts}{feedback}"

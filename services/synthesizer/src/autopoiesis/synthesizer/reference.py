@@ -6,7 +6,7 @@ import tokenize
 from collections.abc import Iterator
 from functools import cache
 
-from autopoiesis.policy import api
+from autopoiesis.policy import api, toolkit
 from autopoiesis.policy.api import Kind
 from autopoiesis.policy.language import grammar
 
@@ -44,11 +44,30 @@ def api_reference(kind: Kind) -> str:
             "`replicas` is never empty. Times are seconds, sizes tokens. A policy keeps no state between calls.",
         ]
     else:
-        lines += ["schedule returns a list of Replicas(model, gpu, tp, count, batch, role, share)."]
+        lines += [
+            "schedule returns a list of Replicas(model, gpu, tp, count, batch=0, role='mixed', share=0.0).",
+            "`model` is a model's index, `gpu` a type's label. At the first step, and when GPUs of the plan have gone, schedule is",
+            "called without asking should_reschedule. No state is kept: what was is in ctx.plan, ctx.last and ctx.history.",
+            "ctx.toolkit has:",
+            *(f"- {line}" for line in _calls(toolkit.Toolkit)),
+            "A program from ctx.toolkit.milp() has:",
+            *(f"- {line}" for line in _calls(toolkit.Milp)),
+            "Its solution has status, objective and x (one value per variable).",
+        ]
     for view in _VIEWS[kind]:
         lines += ["", f"{view}:"]
         lines += [f"- {name}: {meaning}" for name, meaning in fields(view)]
     return "\n".join(lines)
+
+
+def _calls(protocol: type) -> Iterator[str]:
+    """`name(parameters): what it does`, each on one line."""
+    for name, value in vars(protocol).items():
+        if not name.startswith("_"):
+            parameters = (
+                str(inspect.signature(value)).replace("self, ", "").replace("self", "").replace("'", "")
+            )
+            yield f"{name}{parameters}: {' '.join((inspect.getdoc(value) or '').split())}"
 
 
 @cache

@@ -2,7 +2,8 @@
 
 Choices: §8.1 names no cluster; 24 H100 + 24 H200 for the volatile trace and 16 + 16 for the stable one come nearest to its serving
 times (`ALTERNATIVE` swaps them). §7 gives mean lengths per phase, which become integers, and one batch of all requests of a phase.
-SpotServe's cases name no request counts: `SPOT_REQUESTS` per bucket of 3 s. Where no machine size is given it is 8 GPUs.
+SpotServe's cases name no request counts: `SPOT_REQUESTS` per bucket of 3 s. Its windows of 5 to 50 s are
+below what a cold load of a 70B model would take there; one move takes `SPOT_MOVE_S`, the commonest of them but one. Where no machine size is given it is 8 GPUs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from autopoiesis.simulator.intervals.cost import pcie_factor
 from autopoiesis.simulator.intervals.traces import Load, PlanTrace, Pool, Step, pool_of
 from autopoiesis.simulator.models import MODELS, ModelShape
 
@@ -21,6 +23,7 @@ NVLINK_BYTES_S: Final = 300e9
 ETHERNET_BYTES_S: Final = 20e9 / 8
 INFINIBAND_BYTES_S: Final = 50e9
 SPOT_REQUESTS: Final = 64
+SPOT_MOVE_S: Final = 10.0
 SPOT_BUCKETS_PER_PHASE: Final = 10
 """40 buckets, 4 phases."""
 
@@ -130,8 +133,15 @@ def spot(figures: Mapping[str, Any], case: str) -> PlanTrace:
         Step({_LLAMA_70B: Load(SPOT_REQUESTS, *phases[number // SPOT_BUCKETS_PER_PHASE])}, {"A100-80": gpus})
         for number, gpus in enumerate(figures["spotserve_cluster_schedule_3s"])
     )
-    pools = (pool_of("A100-80", link_bandwidth=NVLINK_BYTES_S, network_bandwidth=ETHERNET_BYTES_S),)
-    return PlanTrace(f"SpotServe/{case}", (MODELS[_LLAMA_70B],), pools, steps)
+    model = MODELS[_LLAMA_70B]
+    load = 2 * model.weight_bytes * pcie_factor(model.weight_bytes)
+    spot_pool = pool_of(
+        "A100-80",
+        link_bandwidth=NVLINK_BYTES_S,
+        network_bandwidth=ETHERNET_BYTES_S,
+        pcie_bandwidth=load / SPOT_MOVE_S,
+    )
+    return PlanTrace(f"SpotServe/{case}", (model,), (spot_pool,), steps)
 
 
 def every(figures: Mapping[str, Any]) -> list[PlanTrace]:

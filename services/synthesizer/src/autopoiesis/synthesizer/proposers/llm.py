@@ -1,6 +1,6 @@
 """The proposer that asks a language model: diffs or rewrites of strong parents, one repair round."""
 
-import hashlib
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from random import Random
 from autopoiesis.policy.language import PolicyError, link, policy_hash, verify
 from autopoiesis.synthesizer import prompt
 from autopoiesis.synthesizer.budget import Budget
-from autopoiesis.synthesizer.candidates import Scored
 from autopoiesis.synthesizer.edits import EditError, source_from
-from autopoiesis.synthesizer.llm import Answer, LanguageModel, LlmError
+from autopoiesis.synthesizer.llm import Answer, LlmError, Model
 from autopoiesis.synthesizer.prompt import Message
 from autopoiesis.synthesizer.proposers.base import Draft, Task
 
@@ -40,7 +39,7 @@ class LlmProposer:
 
     name = "llm"
 
-    def __init__(self, model: LanguageModel, budget: Budget, record: Record, *, failures: list[str]) -> None:
+    def __init__(self, model: Model, budget: Budget, record: Record, *, failures: list[str]) -> None:
         """What is wrong with answers is appended to `failures`, for the next prompts."""
         self._model = model
         self._budget = budget
@@ -48,46 +47,52 @@ class LlmProposer:
         self._failures = failures
 
     async def propose(self, task: Task, count: int) -> Sequence[Draft]:
+        """Asks `count` questions at the same time; what comes back is in the order of the questions."""
         rng = Random(f"{task.seed}:llm")
-        drafts = []
-        for _ in range(count):
-            parent = task.parents[min(len(task.parents) - 1, int(rng.expovariate(1.0)))]
-            asked = prompt.Request(task, parent, rewrite=rng.random() < REWRITE_SHARE)
-            draft = await self._ask(prompt.messages(asked), parent, task)
-            if draft is not None:
-                drafts.append(draft)
-        return drafts
+        asked = [self._question(task, rng) for _ in range(count)]
+        answers = await asyncio.gather(*(self._ask(question) for question in asked))
+        for _, problems in answers:
+            self._failures += problems
+        return [draft for draft, _ in answers if draft is not None]
 
-    async def _ask(self, messages: list[Message], parent: Scored, task: Task) -> Draft | None:
-        """One question and at most one repair round."""
+    def _question(self, task: Task, rng: Random) -> prompt.Request:
+        parent = task.parents[min(len(task.parents) - 1, int(rng.expovariate(1.0)))]
+        return prompt.Request(task, parent, rewrite=rng.random() < REWRITE_SHARE, draw=rng.randrange(10_000))
+
+    async def _ask(self, asked: prompt.Request) -> tuple[Draft | None, list[str]]:
+        """One question and at most one repair round; what was wrong with answers."""
+        task, parent, problems = asked.task, asked.parent, list[str]()
+        messages = prompt.messages(asked)
         for _ in range(2):
-            tokens, cost = self._model.worst_case(messages)
-            if not self._budget.allows_call(tokens=tokens, cost=cost):
-                return None
             answer = await self._call(messages)
             if answer is None:
-                return None
+                break
             try:
                 source = checked(source_from(answer.text, parent.source), parent.source, task)
             except (EditError, PolicyError, SyntaxError) as error:
-                problem = str(error)
-                self._failures.append(problem)
-                await self._kept(messages, answer, error=problem)
-                messages = prompt.repair(messages, answer.text, problem)
+                problems.append(str(error))
+                await self._kept(messages, answer, error=problems[-1])
+                messages = prompt.repair(messages, answer.text, problems[-1])
                 continue
             await self._kept(messages, answer, candidate=policy_hash(source, task.kind))
-            return Draft(source, "llm", (parent.hash,), _summary(answer.text))
-        return None
+            return Draft(source, "llm", (parent.hash,), _summary(answer.text)), problems
+        return None, problems
 
     async def _call(self, messages: list[Message]) -> Answer | None:
+        """An answer within the budget: the most that a call may use is reserved while it runs."""
+        tokens, cost = self._model.worst_case(messages)
+        if not self._budget.allows_call(tokens=tokens, cost=cost):
+            return None
+        self._budget.charge_call(tokens=tokens, cost=cost)
         try:
             answer = await self._model.complete(messages, timeout_s=self._budget.left_s)
         except LlmError as error:
             log.warning("synthesizer: %s", error)
-            self._budget.charge_call(tokens=0, cost=0.0)
+            self._budget.settle(tokens=-tokens, cost=-cost)
             await self._kept(messages, None, error=str(error))
             return None
-        self._budget.charge_call(tokens=answer.prompt_tokens + answer.completion_tokens, cost=answer.cost)
+        used = answer.prompt_tokens + answer.completion_tokens
+        self._budget.settle(tokens=used - tokens, cost=answer.cost - cost)
         return answer
 
     async def _kept(
@@ -98,7 +103,7 @@ class LlmProposer:
         candidate: str = "",
         error: str = "",
     ) -> None:
-        digest = hashlib.sha256(repr(messages).encode()).hexdigest()
+        digest = prompt.digest(messages)
         await self._record(Call(tuple(messages), digest, self._model.name, answer, candidate, error))
 
 

@@ -1,0 +1,170 @@
+"""The paper's comparisons: on which trace, against whom, what it charges them for scheduling, and what it prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autopoiesis.policy import library
+from autopoiesis.simulator.intervals import Assumptions, PlanTrace, paper
+
+HERE = Path(__file__).parent
+EVOLVED = HERE / "evolved"
+DATA = HERE.parents[2] / "shared" / "data" / "paper"
+"""Where the paper's figures lie unless `--data` says otherwise: beside the checkout."""
+
+SHARDED, UNSHARDED = Assumptions(), Assumptions(shard_attention=False)
+"""Table 3's serving time of full migration on the stable trace, 277.4 s by its tokens per second, needs attention that tensor
+parallelism does not divide; Table 2's need attention that it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A row of the paper's tables, seconds; N and the parts are not printed everywhere."""
+
+    reschedules: int | None = None
+    stale_s: float | None = None
+    reconfigure_s: float | None = None
+    serve_s: float | None = None
+    tokens_per_s: float | None = None
+    total_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A policy and how the paper-charged accounting charges it: seconds per call of `schedule`, or overhead windows.
+
+    `windows` are scheduling and reconfiguration together, step by step, as Figure 7 draws them; what our own reconfiguration takes
+    of one is subtracted, the rest is scheduling.
+    """
+
+    label: str
+    source: str
+    printed: Printed = field(default_factory=Printed)
+    per_call_s: float = 0.0
+    windows_s: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One comparison. `evolved` is what the paper prints for its own policy; it is charged no less than that per call."""
+
+    key: str
+    trace: PlanTrace
+    rivals: tuple[Rival, ...]
+    evolved: Printed
+    evolved_per_call_s: float = 0.0
+    assumptions: Assumptions = SHARDED
+
+    @property
+    def folder(self) -> Path:
+        """Where its evolved policy and the recording of how it came about are kept."""
+        return EVOLVED / self.key.replace("/", "-")
+
+
+def load(data: Path) -> dict[str, Case]:
+    """Every comparison by its key, `table2/volatile` and so on. Raises OSError where the figures are not there."""
+    return cases(paper.read(data / "traces.json"), json.loads((data / "figure7.json").read_text()))
+
+
+def cases(figures: Mapping[str, Any], bars: Mapping[str, Any]) -> dict[str, Case]:
+    """Every comparison by its key, `table2/volatile` and so on."""
+    found = [*_table2(figures), *_table3(figures), *_figure7(figures, bars)]
+    return {case.key: case for case in found}
+
+
+def _table2(figures: Mapping[str, Any]) -> list[Case]:
+    volatile = (
+        _rival("greedy", "greedy", Printed(10, 65.1, 244.8, 422.1, 95_723)),
+        _rival("ILP once", "plan_milp_once", Printed(1, 104.7, 0.0, 686.5, 88_558)),
+    )
+    stable = (
+        _rival("greedy", "greedy", Printed(10, 27.2, 38.0, 120.5, 436_353)),
+        _rival("ILP once", "plan_milp_once", Printed(1, 34.3, 0.0, 113.3, 548_851)),
+    )
+    return [
+        Case("table2/volatile", paper.volatile(figures), volatile, Printed(9, 17.5, 217.6, 416.3, 107_578), 17.5 / 9),
+        Case("table2/stable", paper.stable(figures), stable, Printed(2, 4.3, 4.2, 115.8, 651_222), 4.3 / 2),
+    ]  # fmt: skip
+
+
+def _table3(figures: Mapping[str, Any]) -> list[Case]:
+    rows = {
+        "volatile": (
+            (9.7, 108.8, 8_433),
+            (1.6, 8.4, 13_304),
+            (0.7, 44.4, 14_843),
+        ),
+        "stable": (
+            (9.6, 67.9, 11_080),
+            (2.1, 6.3, 10_187),
+            (0.6, 30.8, 12_731),
+        ),
+    }
+    found = []
+    for which, (full, minimal, own) in rows.items():
+        rivals = (
+            _rival("full migration", "plan_full_migration", _elastic_row(*full)),
+            _rival("minimal migration", "plan_minimal_migration", _elastic_row(*minimal)),
+        )
+        trace = paper.elastic(figures, which)
+        found.append(Case(f"table3/{which}", trace, rivals, _elastic_row(*own), own[0] / 5, UNSHARDED))
+    return found
+
+
+def _elastic_row(stale: float, moved: float, rate: float) -> Printed:
+    return Printed(5, stale, moved, None, rate)
+
+
+def _figure7(figures: Mapping[str, Any], bars: Mapping[str, Any]) -> list[Case]:
+    makers: dict[str, tuple[Callable[..., PlanTrace], str]] = {
+        "DistServe": (paper.homogeneous, "distserve"),
+        "HexGen": (paper.heterogeneous, "hexgen"),
+        "SpotServe": (paper.spot, "spotserve"),
+    }
+    found = []
+    for name, row in bars.items():
+        if "/" not in name:
+            continue
+        system, data = name.split("/")
+        make, policy = makers[system]
+        if system == "SpotServe":
+            theirs, own = (_spot_row(row, side) for side in ("baseline", "autopoiesis"))
+            rival = Rival(system, source_of(policy), theirs)
+        else:
+            theirs, own = (_bar_row(row[side]) for side in ("baseline", "autopoiesis"))
+            rival = Rival(system, source_of(policy), theirs, windows_s=[over for over, _ in row["baseline"]])
+        found.append(Case(f"fig7/{name}", make(figures, data), (rival,), own))
+    return found
+
+
+def _bar_row(windows: Sequence[Sequence[float]]) -> Printed:
+    overhead, serving = (sum(column) for column in zip(*windows, strict=True))
+    return Printed(serve_s=serving, total_s=overhead + serving)
+
+
+def _spot_row(row: Mapping[str, Any], side: str) -> Printed:
+    total, moved = row[f"{side}_total"], row[f"{side}_overhead"]
+    return Printed(reconfigure_s=moved, serve_s=total - moved, total_s=total)
+
+
+def _rival(label: str, name: str, printed: Printed) -> Rival:
+    calls, stale = printed.reschedules, printed.stale_s
+    per_call = stale / calls if stale and calls else 0.0
+    return Rival(label, source_of(name), printed, per_call_s=per_call)
+
+
+def source_of(name: str) -> str:
+    """A plan policy of ours, or one shipped with the product. Raises KeyError."""
+    own = HERE / "baselines" / f"{name}.py"
+    return own.read_text() if own.exists() else library.source(name)
+
+
+def seeds(case: Case) -> dict[str, str]:
+    """What a synthesis on this case begins with, and who else is compared: every hand-written plan policy, by name."""
+    shipped = (name for name in library.names("plan", every=True))
+    named = {**{name: library.source(name) for name in shipped}, "greedy": source_of("greedy")}
+    return named | {rival.label: rival.source for rival in case.rivals}

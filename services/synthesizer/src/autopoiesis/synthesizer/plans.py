@@ -1,0 +1,158 @@
+"""Plan policies on a trace of the interval world: run in the jail, priced outside, T_incumbent / T_candidate as fitness."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from autopoiesis.policy.jail import Jail, JailError, Job
+from autopoiesis.simulator.intervals import Assumptions, CostModel, PlanTrace
+from autopoiesis.simulator.intervals.job import PlanJob, PlanResult, decided
+from autopoiesis.simulator.intervals.world import Accounting, Decision, Outcome, PlanRejectedError, account
+from autopoiesis.synthesizer.candidates import Result, Scored
+from autopoiesis.synthesizer.features import features
+from autopoiesis.synthesizer.replay import FailedReplayError
+from autopoiesis.synthesizer.situation import Situation
+
+MODULE = "autopoiesis.simulator.intervals.job"
+"""What the jail imports before it takes candidates."""
+RESCHEDULES = (1, 2, 4, 8)
+MOVED_SHARE = (0.0, 0.02, 0.1, 0.25)
+"""Bounds of the archive's cells: calls of `schedule`, and the share of the total time that goes into moving."""
+
+
+class PlanRuns:
+    """Runs plan policies on one trace; what ran once is remembered.
+
+    `recorded` are results of earlier runs by policy hash. Without a jail only those are known: a replay.
+    """
+
+    def __init__(
+        self,
+        trace: PlanTrace,
+        assumptions: Assumptions,
+        jail: Jail | None,
+        *,
+        repeats: int = 3,
+        recorded: dict[str, PlanResult] | None = None,
+    ) -> None:
+        self.trace, self.assumptions = trace, assumptions
+        self.results = recorded if recorded is not None else {}
+        self._jail, self._repeats = jail, repeats
+
+    async def decisions(self, policy: Scored) -> tuple[Decision, ...]:
+        """What a policy does on the trace, scheduling seconds as measured. Raises FailedReplayError."""
+        if policy.hash not in self.results:
+            self.results[policy.hash] = await self._run(policy)
+        found = self.results[policy.hash]
+        if found.rejected:
+            raise FailedReplayError(found.rejected)
+        return found.decisions
+
+    async def _run(self, policy: Scored) -> PlanResult:
+        if self._jail is None:
+            raise FailedReplayError("this policy's run was not recorded")
+        job = PlanJob(
+            policy=policy.source, trace=self.trace, assumptions=self.assumptions, repeats=self._repeats
+        )
+        try:
+            answer = await asyncio.wrap_future(
+                self._jail.submit(Job(f"{MODULE}:run", msgspec.msgpack.encode(job)))
+            )
+            return PlanResult(decisions=decided(answer))
+        except JailError as error:
+            last = error.detail.strip().splitlines()[-1:]
+            return PlanResult(rejected=f"{type(error).__name__}: {''.join(last)}")
+        except PlanRejectedError as error:
+            return PlanResult(rejected=str(error))
+
+
+class PlanScorer:
+    """Total time on a trace (Eq. 1 of arXiv 2604.07144). One stage: a trace is scored in one go."""
+
+    stages = 1
+
+    def __init__(self, runs: PlanRuns, *, least_s: float = 0.0, accounting: Accounting = "additive") -> None:
+        """`least_s` is charged for a call of `schedule` where it took less, in seconds."""
+        self._runs, self._least_s, self._accounting = runs, least_s, accounting
+        self._cost = CostModel(runs.assumptions)
+
+    async def outcome(self, policy: Scored) -> Outcome:
+        """Raises FailedReplayError."""
+        found = await self._runs.decisions(policy)
+        try:
+            return account(
+                self._runs.trace, found, self._cost, charge=self._charge, accounting=self._accounting
+            )
+        except PlanRejectedError as error:
+            raise FailedReplayError(str(error)) from error
+
+    async def behaviour(self, policy: Scored) -> str:
+        """Hash of the plans in force, step by step. Raises FailedReplayError."""
+        done = [(d.rescheduled, d.plan) for d in await self._runs.decisions(policy)]
+        return hashlib.sha256(msgspec.msgpack.encode(done)).hexdigest()
+
+    async def score(self, policy: Scored, incumbent: Scored, stage: int) -> Result:
+        ours, theirs = await self.outcome(policy), await self.outcome(incumbent)
+        parts = {
+            "N": float(ours.reschedules),
+            "stale_s": ours.stale_s,
+            "reconfigure_s": ours.reconfigure_s,
+            "serve_s": ours.serve_s,
+            "total_s": ours.total_s,
+            "tokens_per_s": ours.tokens_per_s,
+        }
+        return Result(theirs.total_s / ours.total_s, (), parts, stage=stage, artifact=table(ours))
+
+    async def fresh(self, policy: Scored, incumbent: Scored) -> Result:
+        """The same: nothing in this world is drawn."""
+        return await self.score(policy, incumbent, self.stages)
+
+    def niche(self, policy: Scored) -> str:
+        """By what the policy did: how often it rescheduled, how much it moved; and by its size."""
+        parts = policy.result.breakdown if policy.result else {}
+        calls = sum(parts.get("N", 0.0) > bound for bound in RESCHEDULES)
+        share = parts.get("reconfigure_s", 0.0) / max(parts.get("total_s", 0.0), 1e-9)
+        moved = sum(share > bound for bound in MOVED_SHARE)
+        return f"calls{calls}/moved{moved}/{features(policy.source).complexity}"
+
+    def _charge(self, decision: Decision) -> float:
+        return max(decision.scheduling_s, self._least_s if decision.rescheduled else 0.0)
+
+
+def table(outcome: Outcome) -> str:
+    """Where the time went, step by step."""
+    rows = [
+        f"{number:4d}  {'yes' if i.rescheduled else 'no':>11}  {i.stale_s:7.3f}  {i.reconfigure_s:10.2f}  {i.serve_s:7.2f}"
+        for number, i in enumerate(outcome.intervals)
+    ]
+    return "\n".join(["step  rescheduled  stale s  reconfig s  serve s", *rows])
+
+
+def situation_of_trace(trace: PlanTrace) -> Situation:
+    """The snapshot in figures: loads and GPUs, step by step."""
+    return Situation(workload=_loads(trace), fleet=_fleet(trace))
+
+
+def _loads(trace: PlanTrace) -> Sequence[str]:
+    lines = ["per step: model concurrency x (prompt + output tokens)"]
+    for number, step in enumerate(trace.steps):
+        loads = (
+            f"{name} {load.concurrency} x ({load.prompt_tokens} + {load.output_tokens})"
+            for name, load in step.loads.items()
+        )
+        lines.append(f"step {number}: {', '.join(loads)}")
+    return lines
+
+
+def _fleet(trace: PlanTrace) -> Sequence[str]:
+    lines = [
+        f"{pool.type}: {pool.memory_bytes / 1e9:.0f} GB, {pool.peak_flops / 1e12:.0f} TFLOP/s, "
+        f"{pool.bandwidth / 1e12:.2f} TB/s, PCIe {pool.pcie_bandwidth / 1e9:.0f} GB/s, {pool.per_node} per machine"
+        for pool in trace.pools
+    ]
+    counts = [", ".join(f"{n} {gpu}" for gpu, n in step.gpus.items()) for step in trace.steps]
+    if len(set(counts)) == 1:
+        return [*lines, f"at every step {counts[0]}"]
+    return [*lines, *(f"step {number}: {text}" for number, text in enumerate(counts))]
