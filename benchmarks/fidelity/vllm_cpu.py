@@ -1,0 +1,171 @@
+"""The simulator against a real vLLM on this machine's processor.
+
+    python benchmarks/fidelity/vllm_cpu.py --python VENV/bin/python [--seconds 60] [--repeats 3] [--json FILE]
+
+A small Llama with random weights runs in real vLLM (the worker's own engine, `make test-vllm` sets the environment up) under
+Poisson load at 30, 70 and 110 % of its capacity, which a closed loop measures first. At 70 % an affine step model is fitted to
+the engine's own step telemetry, and the constant time that requests spend outside the engine to the difference in TTFT; the
+other two loads are predicted. Each load runs `--repeats` times with the same arrivals: what the runs differ from each other is
+the machine's noise, and no error below it means anything.
+
+Keys, per load: `ttft_err`, `tpot_err`, `e2e_err` (simulated over measured mean, less 1, medians over the repeats) and `..._noise` (widest
+difference between two repeats' means, over their mean). Shares: 0.01 is 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from cpu_engine import BLOCK_TOKENS, CHUNK_TOKENS, KV_TOKENS, MAX_RUNNING, CpuEngine, Work, write_llama
+
+from autopoiesis.contracts.messages.telemetry import StepRecord
+from autopoiesis.simulator.calibrate import AffineFit, RequestSample, Times, fit_affine, play
+from autopoiesis.simulator.engine import EngineConfig
+
+LOADS: Final = (0.3, 0.7, 1.1)
+FITTED: Final = 0.7
+PROMPT: Final = (120.0, 0.6, 16, 1000)
+OUTPUT: Final = (40.0, 0.6, 4, 200)
+"""Lognormal lengths in tokens: median, sigma, least, most."""
+
+FIGURES: Final = ("ttft", "tpot", "e2e")
+CONFIG: Final = EngineConfig(
+    kv_capacity_tokens=KV_TOKENS,
+    max_batched_tokens=CHUNK_TOKENS,
+    max_running=MAX_RUNNING,
+    block_tokens=BLOCK_TOKENS,
+)
+
+
+def lengths(shape: tuple[float, float, int, int], n: int, rng: np.random.Generator) -> list[int]:
+    median, sigma, low, high = shape
+    drawn = rng.lognormal(math.log(median), sigma, n)
+    return [int(value) for value in np.clip(np.round(drawn), low, high)]
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[Work]:
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1 / rate, math.ceil(2 * rate * seconds) + 10))
+    arrivals = arrivals[arrivals < seconds]
+    n = len(arrivals)
+    return [
+        Work(*row)
+        for row in zip(arrivals.tolist(), lengths(PROMPT, n, rng), lengths(OUTPUT, n, rng), strict=True)
+    ]
+
+
+async def capacity(engine: CpuEngine, seed: int) -> float:
+    """Requests per second with the batch always full."""
+    rng = np.random.default_rng(seed)
+    n = 8 * MAX_RUNNING
+    work = [Work(0.0, p, o) for p, o in zip(lengths(PROMPT, n, rng), lengths(OUTPUT, n, rng), strict=True)]
+    began = time.monotonic()
+    await engine.play(work, seed=seed)
+    return n / (time.monotonic() - began)
+
+
+def means(requests: Sequence[RequestSample], times: Sequence[Times]) -> dict[str, float]:
+    """Mean seconds to the first token, per further token, and to the end."""
+    ttft = [t.first_token_s - r.arrival_s for r, t in zip(requests, times, strict=True)]
+    tpot = [(t.end_s - t.first_token_s) / (r.output_tokens - 1) for r, t in zip(requests, times, strict=True)]
+    e2e = [t.end_s - r.arrival_s for r, t in zip(requests, times, strict=True)]
+    return {"ttft": statistics.fmean(ttft), "tpot": statistics.fmean(tpot), "e2e": statistics.fmean(e2e)}
+
+
+def measured(requests: Sequence[RequestSample]) -> dict[str, float]:
+    return means(requests, [Times(r.first_token_s, r.end_s) for r in requests])
+
+
+def overhead(requests: Sequence[RequestSample], fit: AffineFit) -> float:
+    """Median seconds by which first tokens come later than the steps say."""
+    times = play(requests, fit.steps, CONFIG)
+    late = [r.first_token_s - t.first_token_s for r, t in zip(requests, times, strict=True)]
+    return max(0.0, statistics.median(late))
+
+
+Runs = dict[float, list[list[RequestSample]]]
+
+
+async def measure(
+    python: str, seconds: float, repeats: int, seed: int
+) -> tuple[float, Runs, list[StepRecord]]:
+    """Capacity in requests/s, every run's requests by load, and the steps of the fitted load's runs."""
+    steps: list[StepRecord] = []
+    runs: Runs = {load: [] for load in LOADS}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = write_llama(python, Path(folder), layers=4, hidden=64)
+        async with CpuEngine(python, checkpoint) as engine:
+            await capacity(engine, seed)
+            most = await capacity(engine, seed + 1)
+            for repeat in range(
+                repeats
+            ):  # loads in turn, so that a slow drift of the machine meets all of them
+                for load in LOADS:
+                    runs[load].append(
+                        await engine.play(poisson(load * most, seconds, seed), seed=seed + repeat)
+                    )
+                    if load == FITTED:
+                        steps += engine.steps
+                    print(f"  load {load:.0%}, run {repeat + 1} of {repeats}", file=sys.stderr)
+    return most, runs, steps
+
+
+def report(most: float, runs: Runs, steps: Sequence[StepRecord]) -> dict[str, object]:
+    """Fit, predict, print, and return the keys."""
+    fit = fit_affine(steps)
+    late = statistics.median(overhead(requests, fit) for requests in runs[FITTED])
+    print(f"capacity {most:.1f} requests/s; {fit.observations} steps fitted, median error {fit.error:.1%}")
+    print(
+        f"step = {fit.steps.base * 1e3:.2f} ms + {fit.steps.per_prefill_token * 1e6:.2f} us/prompt token"
+        f" + {fit.steps.per_kv_token * 1e9:.2f} ns/KV token + {fit.steps.per_sequence * 1e6:.1f} us/sequence;"
+        f" {late * 1e3:.1f} ms outside the engine"
+    )
+    print(f"{'load':>6} {'':8} {'mean':>6} {'measured s':>11} {'simulated s':>12} {'error':>8} {'noise':>7}")
+    result: dict[str, object] = {"capacity_rps": most, "steps": fit.observations, "step_err": fit.error}
+    for load, repeats in runs.items():
+        real = [measured(requests) for requests in repeats]
+        ours = [means(r, play(r, fit.steps, CONFIG, request_overhead_s=late)) for r in repeats]
+        keys: dict[str, float] = {}
+        for name in FIGURES:
+            values = [figures[name] for figures in real]
+            errors = [mine[name] / its[name] - 1 for mine, its in zip(ours, real, strict=True)]
+            keys[f"{name}_err"] = statistics.median(errors)
+            keys[f"{name}_noise"] = (max(values) - min(values)) / statistics.fmean(values)
+            print(
+                f"{load:6.0%} {'fitted' if load == FITTED else 'predicted':>9} {name:>5} {statistics.fmean(values):11.4f}"
+                f" {statistics.fmean(mine[name] for mine in ours):12.4f} {keys[f'{name}_err']:8.1%} {keys[f'{name}_noise']:7.1%}"
+            )
+        result[f"{load:g}"] = {**keys, "requests": sum(map(len, repeats))}
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Simulated against real vLLM on this processor.")
+    parser.add_argument("--python", required=True, help="interpreter that has vLLM and the worker")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the keys there")
+    args = parser.parse_args()
+    if not Path(args.python).exists():
+        print(f"skipped: no interpreter {args.python}; `make test-vllm` sets one up")
+        return 0
+    result = report(*asyncio.run(measure(args.python, args.seconds, args.repeats, args.seed)))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
