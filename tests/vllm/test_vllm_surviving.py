@@ -1,4 +1,4 @@
-"""Real vLLMs that die, and a plan that moves one to another model while requests flow. Runs after the serving tests."""
+"""Real vLLMs that die, and a plan that moves one to another model while requests flow.."""
 
 import asyncio
 
