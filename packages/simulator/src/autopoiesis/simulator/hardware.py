@@ -96,8 +96,23 @@ class Gpu:
         """The same GPU at another price per hour."""
         return replace(self, price=price)
 
+    def measured(self, flops: float, bandwidth: float) -> Gpu:
+        """The same GPU reaching what a probe reached in large bf16 products (FLOP/s) and in copying memory (bytes/s)."""
+        if flops <= 0 or bandwidth <= 0:
+            raise ValueError(f"measured {flops:g} FLOP/s, {bandwidth:g} bytes/s: both must be above 0")
+        reached = replace(
+            self.efficiency,
+            matmul=min(1.0, flops / self.peak_flops),
+            weights=min(1.0, bandwidth / self.bandwidth),
+        )
+        return replace(self, efficiency=reached)
+
 
 _MIB: Final = 1 << 20
+UNKNOWN_ATTENTION: Final = 0.65
+"""Of the matrix products' speed by attention over a prompt: about the ratio of the GPUs below."""
+UNKNOWN_LINK: Final = 32e9
+"""Bytes/s between devices of which nothing is known: one PCIe 4.0 slot."""
 _A100 = Efficiency(0.78, 0.73, 0.58, 0.79, 220, layer_overhead_s=60e-6)
 _H100 = Efficiency(0.81, 0.87, 0.67, 0.94, 400, mixed_rows=0, layer_overhead_s=41e-6)
 _H200 = Efficiency(0.81, 0.84, 0.66, 0.93, 380, mixed_rows=0, layer_overhead_s=42e-6)
@@ -146,6 +161,15 @@ def gpu(name: str) -> Gpu:
         if _plain(known) == plain:
             return spec
     raise ValueError(f"unknown GPU type {name!r}; known are {', '.join(GPUS)}")
+
+
+def probed(name: str, flops: float, bandwidth: float, memory_bytes: int) -> Gpu:
+    """The GPU type of that name as a node measured it (`fleet.node.<node>`); one that nobody knows has just these figures."""
+    try:
+        return gpu(name).measured(flops, bandwidth)
+    except ValueError:
+        unknown = Efficiency(1.0, 1.0, UNKNOWN_ATTENTION, 1.0)
+        return Gpu(name, flops, bandwidth, memory_bytes, UNKNOWN_LINK, UNKNOWN_LINK, 0.0, unknown, fp8=False)
 
 
 def _plain(name: str) -> str:

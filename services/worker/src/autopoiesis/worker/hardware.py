@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Final
 
 import msgspec
 
-from autopoiesis.simulator.hardware import GPUS
-from autopoiesis.worker.devices import CPU
+from autopoiesis.simulator.hardware import gpu
 
 PROBE_TIMEOUT_S: Final = 120.0
 """Importing torch on a cold disk takes most of it; measuring takes about a second per device."""
-
-_GIB: Final = 1 << 30
-_SIZES: Final = ("40", "80")
-"""Of memory, by which the simulator tells A100 from A100; drivers write them in ways of their own."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,14 +63,7 @@ async def probe(python: str) -> list[Device]:
 
 def kind_of(device: Device) -> str:
     """The name under which the simulator knows this accelerator, else the driver's own."""
-    if device.name == CPU:
-        return CPU
-    words = set(re.findall(r"[a-z0-9]+", device.name.lower()))
-    best: tuple[int, float, str] | None = None
-    for gpu in GPUS.values():
-        named = re.findall(r"[a-z0-9]+", gpu.name.lower())
-        model = named[:1] if len(named) == 2 and named[1] in _SIZES else named
-        if set(model) <= words:
-            apart = abs(gpu.memory_bytes - device.memory_bytes) / _GIB
-            best = max(best or (0, 0.0, ""), (len(model), -apart, gpu.name))
-    return best[2] if best else device.name
+    try:
+        return gpu(device.name).name
+    except ValueError:
+        return device.name
