@@ -166,10 +166,11 @@ def gpu(name: str) -> Gpu:
 def probed(name: str, flops: float, bandwidth: float, memory_bytes: int) -> Gpu:
     """The GPU type of that name as a node measured it (`fleet.node.<node>`); one that nobody knows has just these figures."""
     try:
-        return gpu(name).measured(flops, bandwidth)
+        known = gpu(name)
     except ValueError:
         unknown = Efficiency(1.0, 1.0, UNKNOWN_ATTENTION, 1.0)
         return Gpu(name, flops, bandwidth, memory_bytes, UNKNOWN_LINK, UNKNOWN_LINK, 0.0, unknown, fp8=False)
+    return known.measured(flops, bandwidth)
 
 
 def _plain(name: str) -> str:
