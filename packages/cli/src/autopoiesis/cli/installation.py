@@ -60,6 +60,7 @@ class Shape:
 
     workers: tuple[Worker, ...]
     control_plane: bool = True
+    planner: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     service_env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -114,6 +115,8 @@ class Installation:
             pool.submit(self._start_worker, worker) for worker in self.shape.workers
         ]
         starting.append(pool.submit(self._start_router))
+        if self.shape.planner:
+            starting.append(pool.submit(self._service, "router.planner", name="planner"))
         if self.shape.control_plane:
             self._start_database()
             starting.append(pool.submit(self._start_observer))

@@ -45,7 +45,13 @@ def up(
     if model is not None:
         service_env["worker"] = {"AUTOPOIESIS_WORKER_MODEL": model}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    shape = Shape(workers=workers, control_plane=configured.control_plane, env=env, service_env=service_env)
+    shape = Shape(
+        workers=workers,
+        control_plane=configured.control_plane,
+        planner=configured.planner and bool(workers),
+        env=env,
+        service_env=service_env,
+    )
     installation = Installation(
         common.data, settings, shape, progress=lambda what: progress.print(f"starting {what}")
     )
