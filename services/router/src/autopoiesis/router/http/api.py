@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from autopoiesis.router import passthrough
 from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.errors import ApiError, UnknownModelError
-from autopoiesis.router.http import completions
+from autopoiesis.router.http import completions, openapi
 from autopoiesis.router.http.completions import Completions, Receive, Scope, Send
 
 
@@ -47,6 +47,12 @@ def create(
     async def ready() -> JSONResponse:
         missing = probe.missing()
         return JSONResponse({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    described = openapi.document(paths)
+
+    @app.get("/openapi.json")
+    async def description() -> dict[str, Any]:
+        return described
 
     @app.get("/metrics")
     async def metrics() -> Response:
