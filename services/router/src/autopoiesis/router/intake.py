@@ -68,13 +68,17 @@ class _Common(msgspec.Struct):
         return bool(by_grammar) or not _is_text(self.response_format)
 
 
-class _Chat(_Common, kw_only=True):
+class Chat(_Common, kw_only=True):
+    """A chat request, as far as routing needs it."""
+
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
     max_completion_tokens: Limit | None = None
     tools: msgspec.Raw = _ABSENT
 
 
-class _Completions(_Common, kw_only=True):
+class Completions(_Common, kw_only=True):
+    """A text completion, as far as routing needs it."""
+
     prompt: str | list[str | int | list[int]]
 
 
@@ -126,8 +130,8 @@ def _is_text(response_format: msgspec.Raw) -> bool:
 
 T = TypeVar("T")
 _ROUTES: Final = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
-_chat = msgspec.json.Decoder(_Chat)
-_completions = msgspec.json.Decoder(_Completions)
+_chat = msgspec.json.Decoder(Chat)
+_completions = msgspec.json.Decoder(Completions)
 _part = msgspec.json.Decoder(_Part)
 
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
@@ -144,6 +148,8 @@ def read(endpoint: Endpoint, body: bytes) -> Intake:
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Raises BadRequestError naming the field that is wrong."""
     try:
+        if not body.isascii():
+            body.decode()  # fields that are not read here would reach engines unchecked
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
@@ -166,7 +172,7 @@ def _explain(error: str) -> BadRequestError:
     return BadRequestError(f"invalid value for {path}: {what}", path, "invalid_value")
 
 
-def _read_chat(chat: _Chat) -> Intake:
+def _read_chat(chat: Chat) -> Intake:
     modality = text_bytes = 0
     pieces: list[bytes] = []
     if chat.tools:
@@ -208,7 +214,7 @@ def _read_part(raw: msgspec.Raw, path: str) -> _Part:
         raise BadRequestError(f"{name}: {inner.message}", name, inner.code) from None
 
 
-def _read_text(completions: _Completions) -> Intake:
+def _read_text(completions: Completions) -> Intake:
     """One prompt or several, each a text or token ids. The first one stands for all where prefixes count."""
     given = completions.prompt
     whole = isinstance(given, str) or all(isinstance(token, int) for token in given)

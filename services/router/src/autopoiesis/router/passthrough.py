@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from autopoiesis.router.errors import BadRequestError
 from autopoiesis.router.intake import Intake, Limit, decode
 from autopoiesis.router.prompts import digest
 
@@ -22,11 +23,14 @@ _LOCAL: Final = frozenset({"/v1/models", "/v1/load_lora_adapter", "/v1/unload_lo
 
 _SAFE: Final = re.compile(r"(?:/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)+")
 _ABSENT: Final = msgspec.Raw()
+_PROMPTS: Final = ("tools", "system", "instructions", "messages", "input")
 _TEXT: Final = frozenset({"text", "input_text", "output_text"})
 _IMAGE: Final = frozenset({"image", "image_url", "input_image"})
 
 
-class _Body(msgspec.Struct):
+class Body(msgspec.Struct):
+    """Any other request, as far as routing needs it."""
+
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
     stream: bool | None = None
     max_tokens: Limit | None = None
@@ -38,7 +42,7 @@ class _Body(msgspec.Struct):
     input: msgspec.Raw = _ABSENT
 
 
-_body = msgspec.json.Decoder(_Body)
+_body = msgspec.json.Decoder(Body)
 
 
 def passes(path: str, prefixes: Iterable[str]) -> bool:
@@ -52,9 +56,10 @@ def read(path: str, body: bytes) -> Intake:
     fields = decode(_body, body)
     pieces: list[bytes] = []
     size = modality = 0
-    for raw in (fields.tools, fields.system, fields.instructions, fields.messages, fields.input):
+    for name in _PROMPTS:
+        raw = getattr(fields, name)
         if raw:
-            texts, text_bytes, kind = _prompt(msgspec.json.decode(raw))
+            texts, text_bytes, kind = _prompt(_value(raw, name))
             pieces += texts
             size += text_bytes
             modality = max(modality, kind)
@@ -73,6 +78,13 @@ def read(path: str, body: bytes) -> Intake:
         modality=modality,
         generates=path in GENERATING,
     )
+
+
+def _value(raw: msgspec.Raw, name: str) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadRequestError(f"invalid value for {name}: {error}", name, "invalid_value") from None
 
 
 def _prompt(value: Any) -> tuple[list[bytes], int, int]:
