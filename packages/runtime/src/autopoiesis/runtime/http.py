@@ -4,11 +4,52 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from autopoiesis.runtime.errors import OperatorError
+
+
+class _Corked:
+    """A transport that writes once per turn of the event loop: an answer's head and body are two writes, and each costs a
+    system call and often wakes the reader.
+    """
+
+    __slots__ = ("_loop", "_transport", "_waiting")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self.flush)
+        self._waiting.append(data)
+
+    def flush(self) -> None:
+        if self._waiting:
+            data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+            self._waiting.clear()
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.flush()
+        self._transport.set_protocol(protocol)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Protocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        super().connection_made(cast("asyncio.Transport", _Corked(transport, self.loop)))
 
 
 class _Server(uvicorn.Server):
@@ -48,7 +89,7 @@ class HttpServer:
         listener = _listen(host, port)
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan=options.pop("lifespan", "off"),
             log_config=None,

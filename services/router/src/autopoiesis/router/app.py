@@ -92,7 +92,9 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     router = assemble(settings, link, transport, telemetry, instance, record.write if record else None)
     await start(router, settings, service)
     await asyncio.sleep(own.listen_s)
-    server = await service.serve(router.app, host=own.host, port=own.port, **listening)
+    server = await service.serve(
+        router.app, host=own.host, port=own.port, interface="asgi3", proxy_headers=False, **listening
+    )
     service.ready(http=server.url, router=instance)
     await service.until_stopped()
     await drain(router, own.drain_s)
@@ -123,7 +125,7 @@ def assemble(
     shipper = _shipper(own, link, instance)
     faults = FaultReports(link.report, scope=scope, service=instance)
     metrics = Metrics(telemetry.registry)
-    listener = Reporting(metrics, Tracing(), shipper, faults, fleet, scope=scope)
+    listener = Reporting(metrics, Tracing(recording=telemetry.tracing), shipper, faults, fleet, scope=scope)
     decider = Recorder(dispatcher, lambda line: record(line + b"\n")) if record else dispatcher
     serving = Serving(decider, transport, listener, fleet, router=instance, patience=_patience(own))
     transport.replies = serving

@@ -10,13 +10,14 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from autopoiesis.contracts.messages.telemetry import Outcome
 from autopoiesis.dispatch.events import Fault, Swapped
 from autopoiesis.router.flight import Flight
+from autopoiesis.router.histogram import Histogram, Series
 from autopoiesis.router.records import first_token_s, pace_s
 
 _DURATION: Final = tuple(0.01 * 2**n for n in range(14))
@@ -46,9 +47,9 @@ class _Series(NamedTuple):
     """What one request counts into; finding them by labels costs more than counting."""
 
     requests: Counter
-    e2e: Histogram
-    first: Histogram
-    pace: Histogram
+    e2e: Series
+    first: Series
+    pace: Series
 
 
 class Metrics:
@@ -69,32 +70,32 @@ class Metrics:
             "gen_ai_server_request_duration_seconds",
             "Arrival to end",
             _LABELS,
-            buckets=_DURATION,
+            bounds=_DURATION,
             registry=registry,
         )
         self._first = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "Arrival to first token",
             _LABELS,
-            buckets=_FIRST,
+            bounds=_FIRST,
             registry=registry,
         )
         self._pace = Histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Mean per token after the first",
             _LABELS,
-            buckets=_PACE,
+            bounds=_PACE,
             registry=registry,
         )
         self._decision = Histogram(
             "autopoiesis_router_decision_seconds",
             "Dispatcher time per arrival",
-            buckets=_DECISION,
+            bounds=_DECISION,
             registry=registry,
-        )
+        ).labels()
         self._fuel = Histogram(
-            "autopoiesis_router_policy_fuel", "Fuel per request", buckets=_FUEL, registry=registry
-        )
+            "autopoiesis_router_policy_fuel", "Fuel per request", bounds=_FUEL, registry=registry
+        ).labels()
         self._faults = Counter(
             "autopoiesis_router_policy_faults", "Decisions taken by the fallback", registry=registry
         )

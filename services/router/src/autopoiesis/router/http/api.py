@@ -6,11 +6,13 @@ Every endpoint is a coroutine, for plain functions run in threads and the dispat
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from autopoiesis.router import passthrough
 from autopoiesis.router.auth import Doorkeeper
@@ -86,12 +88,14 @@ class Application(FastAPI):
         super().__init__(title="Autopoiesis router", docs_url=None, redoc_url=None, openapi_url=None)
         self._hot = hot
         self._paths = paths
+        self._rest: Any = ProxyHeadersMiddleware(super().__call__)  # type: ignore[arg-type] # ASGI, said in other words
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """No coroutine of its own: every token would pass through it."""
         if scope["type"] == "http" and (scope["path"] in completions.PATHS or self._passes(scope)):
-            await self._hot(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return self._hot(scope, receive, send)
+        rest: Awaitable[None] = self._rest(scope, receive, send)
+        return rest
 
     def _passes(self, scope: Scope) -> bool:
         return scope["method"] == "POST" and passthrough.passes(scope["path"], self._paths)

@@ -93,6 +93,10 @@ class Completions:
         size = 0
         while True:
             message = await receive()
+            if not pieces and message["type"] == "http.request" and not message["more_body"]:
+                body: bytes = message["body"]
+                if len(body) <= limit:
+                    return body
             if message["type"] == "http.disconnect":
                 raise _Disconnected
             piece = message.get("body", b"")
