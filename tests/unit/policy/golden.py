@@ -69,7 +69,8 @@ def record(policy: CompiledPolicy) -> dict[str, Any]:
 
 
 def records() -> dict[str, Any]:
-    return {name: record(library.load(name)) for name in library.names("dispatch", every=True)}
+    plans = {name: {"hash": library.load(name).hash} for name in library.names("plan", every=True)}
+    return {name: record(library.load(name)) for name in library.names("dispatch", every=True)} | plans
 
 
 def main() -> None:

@@ -53,3 +53,8 @@ def test_kind_counts() -> None:
 def test_shipped_policies_are_what_they_were(name: str) -> None:
     """Hash, decisions and fuel are recorded in golden.json; `golden.py --write` after a wanted change."""
     assert record(library.load(name)) == json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
+
+
+@pytest.mark.parametrize("name", library.names("plan", every=True))
+def test_shipped_plan_policies_are_what_they_were(name: str) -> None:
+    assert library.load(name).hash == json.loads(GOLDEN.read_text(encoding="utf-8"))[name]["hash"]
