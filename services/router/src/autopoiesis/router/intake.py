@@ -35,7 +35,7 @@ class _Part(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: str | list[msgspec.Raw] | None = None
-    tool_calls: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
 class _Format(msgspec.Struct):

@@ -45,9 +45,8 @@ _ANY: Final = {"type": "object"}
 
 def document(paths: Iterable[str]) -> dict[str, Any]:
     """`paths`: prefixes of what is passed through."""
-    _, components = msgspec.json.schema_components(
-        [intake.Chat, intake.Completions, passthrough.Body], ref_template="#/components/schemas/{name}"
-    )
+    requests = [_shown(kind) for kind in (intake.Chat, intake.Completions, passthrough.Body)]
+    _, components = msgspec.json.schema_components(requests, ref_template="#/components/schemas/{name}")
     prefixes = tuple(paths)
     operations = {
         "/v1/chat/completions": _ask("Chat completion", "Chat", _CHAT),
@@ -75,6 +74,19 @@ def document(paths: Iterable[str]) -> dict[str, Any]:
         },
         "security": [{}, {"key": []}],
     }
+
+
+def _shown(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """The same structure where what is kept raw may be anything."""
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(kind):
+        if field.required:
+            fields.append((field.name, field.type))
+        elif isinstance(field.default, msgspec.Raw):
+            fields.append((field.name, Any, None))
+        else:
+            fields.append((field.name, field.type, field.default))
+    return msgspec.defstruct(kind.__name__, fields, kw_only=True)
 
 
 _PASSED: Final = {
