@@ -8,7 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from router_harness import WORDS, StubWorker, chat, data, half, running_router, slowly, stub_worker, text
+from router_harness import (
+    WORDS,
+    Engine,
+    StubWorker,
+    chat,
+    data,
+    half,
+    running_router,
+    slowly,
+    stub_worker,
+    text,
+)
 
 from autopoiesis.contracts.messages.infer import Generate
 from autopoiesis.contracts.subjects import ROUTER_INBOX
@@ -179,3 +190,75 @@ async def test_chat_bodies_are_what_was_sent(nats_url: str, wait_for: Wait) -> N
         raw = json.dumps(chat("ü"), indent=3, ensure_ascii=False).encode()
         await router.client.post("/v1/chat/completions", content=raw)
         assert bytes(worker.requests[0][1].body) == raw
+
+
+def going_on(words: int) -> Engine:
+    """Says `words` words after those that the client has, with their token ids, and then nothing more unless all are said."""
+
+    async def engine(worker: StubWorker, request: Generate, responder: Responder) -> None:
+        first = len(request.resume_token_ids)
+        assert request.resume_token_ids == tuple(range(100, 100 + first))
+        for number in range(first, min(first + words, len(WORDS))):
+            responder.write(WORDS[number], token_ids=(100 + number,))
+            await responder.flush()
+        if first + words < len(WORDS):
+            await asyncio.Event().wait()
+        await responder.finish("stop", prompt_tokens=5, output_tokens=len(WORDS))
+
+    return engine
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])
+async def test_a_stream_goes_on_at_another_worker(nats_url: str, wait_for: Wait, frozen: bool) -> None:
+    async with (
+        stub_worker(nats_url, "a", engine=going_on(3)) as first,
+        running_router(nats_url) as router,
+    ):
+        await wait_for(router.ready)
+        call = asyncio.create_task(router.chat(stream=True, stream_options={"include_usage": True}))
+        await wait_for(lambda: first.running == 1)
+        async with stub_worker(nats_url, "b", engine=going_on(8)) as second:
+
+            async def both() -> bool:
+                return len((await router.state())["fleet"]) == 2
+
+            await wait_for(both)
+            if frozen:
+                first.beating = False
+            else:
+                await first.kill()
+            answer = await call
+        [(replica, request, _)] = second.requests
+        assert (replica, len(request.resume_token_ids)) == ("b", 3)
+        *events, done = data(answer.text)
+        assert text(events) == "".join(WORDS), "no word twice, none left out"
+        assert done == "[DONE]"
+        assert events[-1]["usage"]["completion_tokens"] == len(WORDS)
+        assert "autopoiesis_router_resumed_streams_total 1.0" in (await router.client.get("/metrics")).text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"n": 2}, {"response_format": {"type": "json_object"}}, {"guided_regex": "a+"}],
+    ids=["n", "format", "grammar"],
+)
+async def test_what_cannot_go_on_elsewhere_ends_with_a_typed_error(
+    nats_url: str, wait_for: Wait, fields: dict[str, Any]
+) -> None:
+    async with (
+        stub_worker(nats_url, "a", engine=going_on(3)) as first,
+        running_router(nats_url) as router,
+    ):
+        await wait_for(router.ready)
+        call = asyncio.create_task(router.chat(stream=True, **fields))
+        await wait_for(lambda: first.running == 1)
+        async with stub_worker(nats_url, "b", engine=going_on(8)):
+
+            async def both() -> bool:
+                return len((await router.state())["fleet"]) == 2
+
+            await wait_for(both)
+            await first.kill()
+            answer = await call
+        assert data(answer.text)[-1]["error"]["code"] == "replica_lost"
+        assert "[DONE]" not in answer.text

@@ -59,7 +59,7 @@ class DirectTransport:
         self._exchanges: dict[str, _Exchange] = {}
 
     def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
-        server, stream = self.servers[replica], generate.stream
+        server = self.servers[replica]
         server.sent = generate.nth
         exchange = self._exchanges[generate.request_id] = _Exchange(self, server, generate)
         try:
@@ -68,7 +68,7 @@ class DirectTransport:
             exchange.fail(error)
             return
         path = generate.path or protocol.PATHS[generate.endpoint]
-        exchange.counts = stream and generate.endpoint != "passthrough"
+        exchange.counts = generate.stream and generate.endpoint != "passthrough"
         exchange.call = server.pool.post(path, body, exchange, headers)
 
     def cancel(self, wire: str, reason: FailureCode) -> None:
@@ -124,6 +124,7 @@ class _Exchange:
         "_reason",
         "_server",
         "_status",
+        "_streams",
         "_tail",
         "_tokens",
         "_transport",
@@ -148,6 +149,7 @@ class _Exchange:
         self._began = time.monotonic()
         self._first = 0.0
         self._status = 0
+        self._streams = generate.stream
         self._type = ""
         self._tail = b""
         self._parts: list[bytes] = []
@@ -168,9 +170,11 @@ class _Exchange:
     def head(self, status: int, content_type: str) -> None:
         self._status = status
         self._type = content_type
+        if status != 200 or not (self.counts or "event-stream" in content_type):
+            self._streams = False  # whatever was asked for
 
     def data(self, data: bytes) -> None:
-        if self._status != 200 or not self._generate.stream:
+        if not self._streams:
             self._parts.append(data)
             return
         if self._tail:
@@ -185,7 +189,7 @@ class _Exchange:
     def over(self) -> None:
         if self._status != 200:
             self.fail(protocol.failure(self._status, b"".join(self._parts), KEY), self._status)
-        elif not self._generate.stream:
+        elif not self._streams:
             self._finish_whole(b"".join(self._parts))
         else:
             self._finish_stream()
@@ -266,7 +270,7 @@ class _Exchange:
     # ends
 
     def _finish_whole(self, body: bytes) -> None:
-        if "json" not in self._type:
+        if self._generate.endpoint == "passthrough" and "json" not in self._type:
             self._finished(None, None, content=body, content_type=self._type)
             return
         try:

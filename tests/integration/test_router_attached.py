@@ -1,0 +1,155 @@
+"""Attached servers, reached without the bus: passed on as they are, watched, left when they fail."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from openai_server import OpenAIServer
+from router_harness import RunningRouter, data, running_router, stub_worker
+
+Wait = Callable[..., Any]
+MODEL = "served/model"
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], **fields}
+
+
+async def post(router: RunningRouter, **fields: Any) -> Any:
+    return await router.client.post("/v1/chat/completions", json=ask(**fields))
+
+
+async def test_answers_are_the_servers_own_without_a_bus(wait_for: Wait) -> None:
+    async with OpenAIServer(tokens=3).running() as server, running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        whole = await post(router)
+        assert whole.json()["choices"][0]["message"]["content"] == "w w w "
+        assert whole.headers["x-autopoiesis-replica"] == server.url.removeprefix("http://")
+        stream = await post(router, stream=True, temperature=0.5)
+        *events, done = data(stream.text)
+        assert done == "[DONE]"
+        assert [event["choices"][0]["delta"].get("content") for event in events][:4] == [
+            "",
+            "w0 ",
+            "w1 ",
+            "w2 ",
+        ]
+        assert not any(event.get("usage") for event in events), "counts that only the router asked for"
+        assert server.bodies[-1]["temperature"] == 0.5
+        assert server.bodies[-1]["stream_options"] == {"include_usage": True}
+        metrics = (await router.client.get("/metrics")).text
+        assert 'outcome="finished"' in metrics
+
+
+async def test_counts_are_the_clients_where_it_asks(wait_for: Wait) -> None:
+    async with OpenAIServer(tokens=3).running() as server, running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        stream = await post(router, stream=True, stream_options={"include_usage": True})
+        assert [
+            event["usage"]["completion_tokens"] for event in data(stream.text)[:-1] if event.get("usage")
+        ] == [3]
+
+
+async def test_connections_are_kept(wait_for: Wait) -> None:
+    async with OpenAIServer(tokens=2).running() as server, running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        for number in range(6):
+            assert (await post(router, stream=bool(number % 2))).status_code == 200
+        assert len(server.bodies) == 6
+        assert server.connections < 6
+
+
+async def test_a_kept_connection_that_was_closed_is_replaced(wait_for: Wait) -> None:
+    server = OpenAIServer(tokens=2, dead_when_reused=True)
+    async with server.running(), running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        for _ in range(3):
+            assert (await post(router)).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_is_seen_by_the_server(wait_for: Wait, stream: bool) -> None:
+    async with OpenAIServer(tokens=3).running() as server, running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        server.gate.clear()
+        call = asyncio.create_task(post(router, stream=stream))
+        await wait_for(lambda: server.bodies)
+        call.cancel()
+        await wait_for(lambda: server.left == 1)
+
+
+async def test_a_stream_that_breaks_ends_with_a_typed_error(wait_for: Wait) -> None:
+    async with (
+        OpenAIServer(tokens=5, cut_after=2).running() as server,
+        running_router("", attach=[server.url]) as router,
+    ):
+        await wait_for(router.ready)
+        answer = await post(router, stream=True)
+        *_, last = data(answer.text)
+        assert last["error"]["code"] == "unavailable"
+        assert "[DONE]" not in answer.text
+
+
+async def test_a_dead_server_costs_nobody_a_request(wait_for: Wait) -> None:
+    async with AsyncExitStack() as alive, AsyncExitStack() as dying:
+        servers = [
+            await stack.enter_async_context(OpenAIServer(tokens=2).running()) for stack in (alive, dying)
+        ]
+        urls = [server.url for server in servers]
+        router = await alive.enter_async_context(
+            running_router("", attach=urls, silence_s=30.0, suspect_after_s=30.0)
+        )
+
+        async def both() -> bool:
+            fleet = (await router.state())["fleet"]
+            return [row["state"] for row in fleet] == ["ready", "ready"]
+
+        await wait_for(both)
+        await dying.aclose()
+        answers = await asyncio.gather(*[post(router, stream=bool(number % 2)) for number in range(8)])
+        assert [answer.status_code for answer in answers] == [200] * 8
+
+
+async def test_what_the_server_refuses_is_the_clients(wait_for: Wait) -> None:
+    async with (
+        OpenAIServer(status=400, error="temperature is too high").running() as server,
+        running_router("", attach=[server.url]) as router,
+    ):
+        await wait_for(router.ready)
+        for stream in (True, False):
+            answer = await post(router, stream=stream)
+            assert answer.status_code == 400
+            assert "temperature is too high" in answer.json()["error"]["message"]
+
+
+async def test_a_server_that_fails_again_and_again_is_left_alone(wait_for: Wait) -> None:
+    async with (
+        OpenAIServer(status=500).running() as broken,
+        running_router("", attach=[broken.url], no_replica_wait_s=0.05, max_attempts=1) as router,
+    ):
+        await wait_for(router.ready)
+
+        async def left_alone() -> bool:
+            await post(router)
+            return [row["state"] for row in (await router.state())["fleet"]] == ["draining"]
+
+        await wait_for(left_alone)
+
+
+async def test_workers_and_attached_servers_side_by_side(nats_url: str, wait_for: Wait) -> None:
+    async with (
+        OpenAIServer(tokens=2).running() as server,
+        stub_worker(nats_url, "a") as worker,
+        running_router(nats_url, attach=[server.url]) as router,
+    ):
+
+        async def both() -> bool:
+            return len((await router.state())["fleet"]) == 2
+
+        await wait_for(both)
+        assert (await post(router)).status_code == 200
+        assert (await router.chat()).status_code == 200
+        assert len(worker.requests) == 1
+        assert server.bodies[-1]["model"] == MODEL
