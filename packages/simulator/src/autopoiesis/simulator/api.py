@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
 from autopoiesis.policy import library
@@ -25,6 +25,9 @@ from autopoiesis.simulator.requests.world import World
 from autopoiesis.simulator.workload import Trace, load_trace, scale_load
 from autopoiesis.simulator.workload.scaling import succession
 from autopoiesis.simulator.workload.window import InFlight, SnapshotInfo
+
+if TYPE_CHECKING:
+    from autopoiesis.simulator.requests.planning import Planning
 
 __all__ = [
     "SLO",
@@ -84,12 +87,14 @@ def evaluate(
     fuel: int | None = None,
     settings: WorldSettings | None = None,
     changes: Sequence[Change] = (),
+    planning: Planning | None = None,
 ) -> Report:
     """Run one policy (a library name or source text) at every load with every seed.
 
     `slo` is one for all, one per class by name (the first is the default), or ready-made objectives; none means the standard
     ones. `warmup_s` seconds from the trace's zero are simulated and not scored. `fuel` bounds each decision. `changes` happen to
-    the fleet besides its own; `simulator.moves` makes schedules of them.
+    the fleet besides its own; `simulator.moves` makes schedules of them. With `planning` (`simulator.requests.planning`) a plan
+    policy changes the fleet too, as seldom or as often as it likes.
     Raises `PolicyError` for a policy that does not verify, `ValueError` for arguments that make no sense.
     """
     return evaluate_many(
@@ -106,6 +111,7 @@ def evaluate(
         fuel=fuel,
         settings=settings,
         changes=changes,
+        planning=planning,
     )[0]
 
 
@@ -126,6 +132,7 @@ def evaluate_many(
     in_flight: Sequence[InFlight] = (),
     lead: Trace | None = None,
     changes: Sequence[Change] = (),
+    planning: Planning | None = None,
 ) -> list[Report]:
     """`evaluate` for several policies on exactly the same arrivals, each prepared once. One report per policy, in order.
 
@@ -143,6 +150,8 @@ def evaluate_many(
     if trace.block_hashes is not None:
         place = place.with_prefix_blocks(trace.block_tokens)
         world = replace(world, dispatch=replace(world.dispatch, block_tokens=trace.block_tokens))
+        if planning is not None:
+            planning = replace(planning, prefix_block_tokens=trace.block_tokens)
     goals = objectives(slo, trace.classes)
     unit = capacity(place, trace) / trace.rate if load_unit == "capacity" else 1.0
     served = (place.replicas or tuple(c.spec for c in place.changes if c.spec))[0].model
@@ -158,7 +167,9 @@ def evaluate_many(
             prepared = Prepared(scaled, goals, served, world, seed)
             for number, text in enumerate(policies):
                 fresh = [_compile(text, fuel) for _ in range(world.routers)]
-                outcome = World(prepared, place, fresh, world, seed=seed, in_flight=in_flight).run()
+                outcome = World(
+                    prepared, place, fresh, world, seed=seed, in_flight=in_flight, planning=planning
+                ).run()
                 runs[number].append(make_run(prepared, outcome, load=load, scored_from_s=warmup_s))
     return [Report(name, goals, tuple(found)) for name, found in zip(hashes, runs, strict=True)]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from autopoiesis.contracts.messages.fleet import Heartbeat, Role
 from autopoiesis.simulator.engine import EngineConfig
-from autopoiesis.simulator.hardware import gpu
+from autopoiesis.simulator.hardware import Gpu, gpu
 from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.steptime import LINK_EFFICIENCY, AffineSteps, Steps, StepTime, kv_capacity_tokens
@@ -127,42 +127,20 @@ class Fleet:
                 raise ValueError(
                     f"fleet {text!r}: {part.strip()!r} is not like 2xH100, 1xH100/tp2 or 1xL4:decode"
                 )
-            count, name, tp = int(found[1] or 1), found[2], int(found[3] or 1)
             role: Any = found[4] or "mixed"
-            chip = gpu(name)
-            capacity = kv_capacity_tokens(
-                chip,
+            one = replica_of(
+                gpu(found[2]),
                 shape,
-                tp,
-                max_batched_tokens=max_batched_tokens,
+                int(found[3] or 1),
+                role,
                 max_running=max_running,
-                block_tokens=block_tokens,
-            )
-            config = EngineConfig(
-                kv_capacity_tokens=capacity,
                 max_batched_tokens=max_batched_tokens,
-                max_running=max_running,
                 block_tokens=block_tokens,
                 prefix_block_tokens=prefix_block_tokens,
             )
-            steps = StepTime(chip, shape, tp)
-            for _ in range(count):
+            for _ in range(int(found[1] or 1)):
                 number = len(replicas)
-                replicas.append(
-                    ReplicaSpec(
-                        name=f"{chip.name.lower()}-{number}",
-                        model=shape.name,
-                        gpu=chip.name,
-                        tp=tp,
-                        role=role,
-                        steps=steps,
-                        config=config,
-                        node=f"node-{number}",
-                        price=chip.price * tp,
-                        kv_token_bytes=shape.kv_bytes_per_token,
-                        link_bandwidth=chip.link_bandwidth * LINK_EFFICIENCY * tp,
-                    )
-                )
+                replicas.append(replace(one, name=f"{one.gpu.lower()}-{number}", node=f"node-{number}"))
         return cls(tuple(replicas))
 
     @classmethod
@@ -204,12 +182,54 @@ class Fleet:
         """
         return replace(
             self,
-            replicas=tuple(_cached(spec, tokens) for spec in self.replicas),
-            changes=tuple(replace(c, spec=_cached(c.spec, tokens)) if c.spec else c for c in self.changes),
+            replicas=tuple(with_cache(spec, tokens) for spec in self.replicas),
+            changes=tuple(replace(c, spec=with_cache(c.spec, tokens)) if c.spec else c for c in self.changes),
         )
 
     def with_changes(self, changes: Sequence[Change]) -> Fleet:
         return replace(self, changes=tuple(sorted((*self.changes, *changes), key=lambda change: change.at)))
+
+
+def replica_of(
+    chip: Gpu,
+    shape: ModelShape,
+    tp: int = 1,
+    role: Role = "mixed",
+    *,
+    name: str = "",
+    max_running: int = 256,
+    max_batched_tokens: int = 2048,
+    block_tokens: int = 16,
+    prefix_block_tokens: int = 0,
+) -> ReplicaSpec:
+    """One replica of a model on `tp` GPUs of a type. Raises `ValueError` where it does not fit."""
+    config = EngineConfig(
+        kv_capacity_tokens=kv_capacity_tokens(
+            chip,
+            shape,
+            tp,
+            max_batched_tokens=max_batched_tokens,
+            max_running=max_running,
+            block_tokens=block_tokens,
+        ),
+        max_batched_tokens=max_batched_tokens,
+        max_running=max_running,
+        block_tokens=block_tokens,
+        prefix_block_tokens=prefix_block_tokens,
+    )
+    return ReplicaSpec(
+        name=name,
+        model=shape.name,
+        gpu=chip.name,
+        tp=tp,
+        role=role,
+        steps=StepTime(chip, shape, tp),
+        config=config,
+        node=name,
+        price=chip.price * tp,
+        kv_token_bytes=shape.kv_bytes_per_token,
+        link_bandwidth=chip.link_bandwidth * LINK_EFFICIENCY * tp,
+    )
 
 
 def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_tokens: int = 0) -> ReplicaSpec:
@@ -237,7 +257,7 @@ def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_token
         link_bandwidth=beat.link_bandwidth,
         network_bandwidth=beat.network_bandwidth or NETWORK_BANDWIDTH,
     )
-    return _cached(spec, prefix_block_tokens)
+    return with_cache(spec, prefix_block_tokens)
 
 
 def _steps_of(beat: Heartbeat, scale: float) -> Steps:
@@ -255,7 +275,8 @@ def _steps_of(beat: Heartbeat, scale: float) -> Steps:
         )
 
 
-def _cached(spec: ReplicaSpec, tokens: int) -> ReplicaSpec:
+def with_cache(spec: ReplicaSpec, tokens: int) -> ReplicaSpec:
+    """The same replica with a prefix cache whose hashes stand for `tokens` tokens each; 0: without."""
     pages = spec.config.block_tokens
     if tokens % pages:
         pages = next(size for size in range(min(tokens, 64), 0, -1) if tokens % size == 0)

@@ -23,6 +23,7 @@ from autopoiesis.simulator.requests.outcome import (
     OUTCOMES,
     REJECTED,
     Outcome,
+    PlanTotals,
     ReplicaTotals,
 )
 from autopoiesis.simulator.requests.prepared import Prepared
@@ -83,6 +84,8 @@ class Run:
     """Length of the scored window."""
     faults: dict[str, int]
     quarantined: bool
+    plan: PlanTotals | None = None
+    """Of the plan policy, where one ran."""
 
     def __len__(self) -> int:
         return int(self.scored.sum())
@@ -130,6 +133,10 @@ class Run:
         out["fuel"] = float(self.fuel[scored].mean()) if len(self) else 0.0
         out["fallback"] = float(self.fallback[scored].mean()) if len(self) else 0.0
         out["faults"] = sum(self.faults.values())
+        plan = self.plan or PlanTotals()
+        out["reschedules"] = plan.reschedules
+        out["scheduling_s"] = plan.scheduling_s
+        out["plan_faults"] = sum(plan.faults.values())
         return out
 
     def by_class(self) -> dict[str, float]:
@@ -281,6 +288,7 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
         span_s=max(0.0, float(arrival.max(initial=0.0)) - scored_from_s) if scored.any() else 0.0,
         faults=dict(outcome.faults),
         quarantined=outcome.quarantined,
+        plan=outcome.plan,
     )
     _check(run, trace.output_tokens, ended)
     return run

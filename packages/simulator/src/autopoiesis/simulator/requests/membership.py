@@ -39,6 +39,8 @@ class Membership:
         self._later = later
         self._beat_later = beat_later
         self._model = model
+        self.freed: Callable[[float], None] | None = None
+        """Called when an engine has given its GPUs up."""
 
     def add(self, now: float, spec: ReplicaSpec) -> Engine:
         noise = self._settings.step_noise
@@ -150,3 +152,5 @@ class Membership:
         for change in engine.successors:
             self._later(now + change.gap_s, partial(self._join, change))
         engine.successors.clear()
+        if self.freed is not None:
+            self.freed(now)

@@ -76,6 +76,20 @@ class ReplicaTotals:
     """Inter-token gaps, counted in the replica's logarithmic bins."""
 
 
+@dataclass(slots=True)
+class PlanTotals:
+    """What a plan policy did over the whole run."""
+
+    steps: int = 0
+    reschedules: int = 0
+    scheduling_s: float = 0.0
+    """Charged for its own time."""
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def fault(self, what: str) -> None:
+        self.faults[what] = self.faults.get(what, 0) + 1
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """One world's run."""
@@ -90,3 +104,4 @@ class Outcome:
     """Answers of `route` that led to a send or a refusal."""
     replica_names: list[str]
     replica_gpus: list[str]
+    plan: PlanTotals | None = None

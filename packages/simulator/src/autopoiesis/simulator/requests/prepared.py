@@ -26,6 +26,7 @@ class Prepared:
         self.trace, limits = _limited(trace.uncensored(seed), settings.max_tokens)
         trace = self.trace
         self.objectives = objectives
+        self.model = model
         self.seed = seed
         rng = np.random.default_rng([seed, 11])
         self.prompt: list[int] = trace.prompt_tokens.tolist()

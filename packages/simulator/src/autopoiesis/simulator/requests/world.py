@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,6 +40,9 @@ from autopoiesis.simulator.requests.settings import WorldSettings
 from autopoiesis.simulator.requests.transfers import Transfers
 from autopoiesis.simulator.workload.window import InFlight
 
+if TYPE_CHECKING:
+    from autopoiesis.simulator.requests.planning import Planner, Planning
+
 _REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(6)
 _REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}
 
@@ -61,6 +64,7 @@ class World:
         seed: int = 0,
         in_flight: Sequence[InFlight] = (),
         model: Callable[..., Model] = Replica,
+        planning: Planning | None = None,
     ) -> None:
         """One compiled policy per router: each has a meter of its own. `model` makes the engines (tests pass the oracle)."""
         if len(policies) != settings.routers:
@@ -112,6 +116,12 @@ class World:
             self._members.greet(self._now, engine)
         for change in fleet.changes:
             self._push(max(change.at, self._now), _CALL, partial(self._members.change, change))
+        self._planner: Planner | None = None
+        if planning is not None:
+            self._planner = planning.start(
+                prepared, self._rows, self._members, lambda at, call: self._push(at, _CALL, call)
+            )
+            self._push(self._now + planning.step_s, _CALL, self._planner.step)
 
     def run(self) -> Outcome:
         """Until every arrival has ended, or `drain_s` after the last one."""
@@ -134,6 +144,7 @@ class World:
             decisions=self._decisions,
             replica_names=[engine.spec.name for engine in self._engines],
             replica_gpus=[engine.spec.gpu for engine in self._engines],
+            plan=None if self._planner is None else self._planner.totals,
         )
 
     # --- time ---
@@ -281,6 +292,8 @@ class World:
         rows.outcome[row] = outcome
         rows.ended[row] = now
         self._open -= 1
+        if self._planner is not None:
+            self._planner.ended.append((now, row))
         for child in self._prepared.children.get(row, ()):
             if outcome != FINISHED and self._settings.clients.give_up:
                 self._push(now, _CALL, partial(self._forgo, child))
