@@ -1,10 +1,18 @@
 """Simulated requests per second of processor time, through the real dispatch core, on a real trace.
 
-    python benchmarks/simulator/run.py --trace AzureLLMInferenceTrace_conv.csv[.gz] [--json FILE]
+    python benchmarks/simulator/run.py --trace AzureLLMInferenceTrace_conv.csv[.gz] [--aisimulate PYTHON] [--json FILE]
 
-The trace is brought to the stated share of each fleet's capacity by adding sessions. Keys: `rps_N` least KV tokens over N replicas at
-90 % load, `rps_N_hold` a holding policy at 110 %, `engine_rps` the replica model alone, `growth` the time of twice the requests
-over that of the first half (2 is linear), `peak_mib`.
+The trace is brought to the stated share of each fleet's capacity by adding sessions. Keys:
+
+    rps_N, rps_N_hold          least KV tokens over N replicas at 90 % load; a holding policy at 110 %
+    engine_rps                 the replica model alone
+    growth                     time of twice the requests over that of the first half, 8 replicas (2 is linear)
+    long_rps, long_peak_mib    --long requests in a process of their own, the trace repeated in time, 8 replicas at 90 %
+    ratio_aisimulate_8         our rate over AISimulate's on the same requests and fleet, 8 replicas at 90 %;
+                               ratio_aisimulate_8_recorded at the trace's own rate. AISimulate routes round robin
+
+AISimulate (`pip install --pre --only-binary aisimulate aisimulate`, in an environment of its own) is found through --aisimulate or
+AISIMULATE_PYTHON and is left out where there is none.
 """
 
 from __future__ import annotations
@@ -12,10 +20,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
+import os
 import resource
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
+from peer import Peer, PeerError
 
 from autopoiesis.policy import library
 from autopoiesis.simulator.api import SLO, Fleet, Trace, WorldSettings, capacity, load_trace, objectives
@@ -28,22 +41,33 @@ from autopoiesis.simulator.workload import TraceError, scale_load
 
 GOAL = SLO(ttft_s=2.0, tpot_s=0.1)
 GPU = "H100"
+PEER_REQUESTS = 20_000
 
 
-def world_rate(
-    trace: Trace, replicas: int, policy: str, load: float, requests: int
-) -> tuple[float, dict[str, float]]:
-    """Requests per second of processor time of the event loop, and the run's summary."""
-    fleet = Fleet.parse(f"{replicas}x{GPU}")
-    settings = WorldSettings()
+def loaded(trace: Trace, fleet: Fleet, load: float, requests: int) -> Trace:
+    """`requests` of the trace at `load` times the fleet's capacity, the trace repeated in time where it is too short."""
     factor = load * capacity(fleet, trace) / trace.rate
-    scaled = scale_load(trace.head(math.ceil(requests / factor)), factor).head(requests)
-    prepared = Prepared(scaled, objectives(GOAL, trace.classes), fleet.replicas[0].model, settings)
+    times = math.ceil(requests / factor / len(trace))
+    if times > 1:
+        period = trace.duration + 1 / trace.rate
+        trace = Trace.of(
+            trace.name,
+            np.concatenate([trace.arrival + n * period for n in range(times)]),
+            np.tile(trace.prompt_tokens, times),
+            np.tile(trace.output_tokens, times),
+        )
+    return scale_load(trace.head(math.ceil(requests / factor)), factor).head(requests)
+
+
+def world_rate(requests: Trace, fleet: Fleet, policy: str, load: float) -> tuple[float, dict[str, float]]:
+    """Requests per second of processor time of the event loop, and the run's summary."""
+    settings = WorldSettings()
+    prepared = Prepared(requests, objectives(GOAL, requests.classes), fleet.replicas[0].model, settings)
     world = World(prepared, fleet, [library.load(policy)], settings)
     began = time.process_time()
     outcome = world.run()
     took = time.process_time() - began
-    return len(scaled) / took, make_run(prepared, outcome, load=load).summary()
+    return len(requests) / took, make_run(prepared, outcome, load=load).summary()
 
 
 def engine_rate(trace: Trace, requests: int) -> float:
@@ -63,25 +87,52 @@ def engine_rate(trace: Trace, requests: int) -> float:
     return len(scaled) / (time.process_time() - began)
 
 
-def measure(trace: Trace, requests: int, sizes: list[int]) -> dict[str, float]:
-    found = {"engine_rps": engine_rate(trace, min(requests, 50_000))}
+def speed(trace: Trace, requests: int, sizes: list[int]) -> dict[str, float]:
+    found: dict[str, float] = {}
     print(f"{'replicas':>8} {'policy':>16} {'load':>5} {'requests/s':>11} {'attainment':>10} {'p95 TTFT':>9}")
     for replicas in sizes:
+        fleet = Fleet.parse(f"{replicas}x{GPU}")
         for key, policy, load in (("", "least_kv_tokens", 0.9), ("_hold", "slo_triage_hold", 1.1)):
-            rate, summary = world_rate(trace, replicas, policy, load, requests)
+            rate, summary = world_rate(loaded(trace, fleet, load, requests), fleet, policy, load)
             found[f"rps_{replicas}{key}"] = rate
             print(
                 f"{replicas:8d} {policy:>16} {load:5.1f} {rate:11,.0f} {summary['attainment']:10.3f} "
                 f"{summary['ttft_s_p95']:8.2f}s"
             )
-    half = requests / 2 / world_rate(trace, 8, "least_kv_tokens", 0.9, requests // 2)[0]
-    found["growth"] = (
-        requests / found.get("rps_8", world_rate(trace, 8, "least_kv_tokens", 0.9, requests)[0]) / half
+    return found
+
+
+def growth(trace: Trace, requests: int) -> float:
+    fleet = Fleet.parse(f"8x{GPU}")
+    whole = loaded(trace, fleet, 0.9, requests)
+    half, full = (
+        len(part) / world_rate(part, fleet, "least_kv_tokens", 0.9)[0]
+        for part in (whole.head(requests // 2), whole)
     )
-    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"engine alone {found['engine_rps']:,.0f} requests/s; growth {found['growth']:.2f}; {found['peak_mib']:.0f} MiB"
-    )
+    return full / half
+
+
+def long_run(path: Path, requests: int) -> tuple[float, float]:
+    """Rate and peak MiB of this process, which is to be a fresh one."""
+    fleet = Fleet.parse(f"8x{GPU}")
+    rate, _ = world_rate(loaded(load_trace(path), fleet, 0.9, requests), fleet, "least_kv_tokens", 0.9)
+    return rate, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def against(peer: Peer, trace: Trace, requests: int) -> dict[str, float]:
+    """Both simulators on the same requests, one after the other."""
+    fleet = Fleet.parse(f"8x{GPU}")
+    found = {}
+    for key, load in (("", 0.9), ("_recorded", trace.rate / capacity(fleet, trace))):
+        part = loaded(trace, fleet, load, requests)
+        ours, summary = world_rate(part, fleet, "least_kv_tokens", load)
+        theirs = peer.run(part, fleet)
+        found[f"ratio_aisimulate_8{key}"] = ours / theirs.rate
+        found[f"aisimulate_rps_8{key}"] = theirs.rate
+        print(
+            f"load {load:.2f}: {ours:,.0f} requests/s, mean TTFT {summary['ttft_s_mean']:.3f} s; AISimulate "
+            f"{theirs.version} {theirs.rate:,.0f}, {theirs.ttft_s:.3f} s; ratio {ours / theirs.rate:.1f}"
+        )
     return found
 
 
@@ -91,7 +142,9 @@ def main() -> int:
     )
     parser.add_argument("--trace", type=Path, default=Path("AzureLLMInferenceTrace_conv.csv"))
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--replicas", type=int, nargs="*", default=[8, 64])
+    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 8, 64, 256])
+    parser.add_argument("--long", type=int, default=1_000_000, help="requests of the long run, 0 for none")
+    parser.add_argument("--aisimulate", default=os.environ.get("AISIMULATE_PYTHON", ""), metavar="PYTHON")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     try:
@@ -101,7 +154,20 @@ def main() -> int:
             f"skipped: {error}. Get the trace from github.com/Azure/AzurePublicDataset and pass it with --trace."
         )
         return 0
-    found = measure(trace, given.requests, given.replicas)
+    found = speed(trace, given.requests, given.replicas)
+    found["engine_rps"] = engine_rate(trace, min(given.requests, 50_000))
+    found["growth"] = growth(trace, given.requests)
+    print(f"engine alone {found['engine_rps']:,.0f} requests/s; growth {found['growth']:.2f}")
+    if given.long:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found["long_rps"], found["long_peak_mib"] = pool.apply(long_run, (given.trace, given.long))
+        print(
+            f"{given.long:,} requests: {found['long_rps']:,.0f} requests/s, peak {found['long_peak_mib']:.0f} MiB"
+        )
+    try:
+        found |= against(Peer(given.aisimulate), trace, min(given.requests, PEER_REQUESTS))
+    except PeerError as error:
+        print(f"AISimulate skipped: {error}")
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0
