@@ -36,7 +36,7 @@ MAX_RUNNING: Final = 16
 CHUNK_TOKENS: Final = 512
 BLOCK_TOKENS: Final = 16
 ARGUMENTS: Final = (
-    "--enforce-eager",
+    *("--enforce-eager", "--block-size", str(BLOCK_TOKENS)),
     *("--max-model-len", "4096", "--max-num-seqs", str(MAX_RUNNING)),
     *(
         "--max-num-batched-tokens",

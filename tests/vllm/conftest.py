@@ -26,7 +26,9 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TORCH_COMPILE_DISABLE": "1",
 }
-ARGUMENTS = "--enforce-eager --max-model-len 4096 --max-num-seqs 4 --num-gpu-blocks-override 600"
+ARGUMENTS = (
+    "--enforce-eager --max-model-len 4096 --max-num-seqs 4 --block-size 16 --num-gpu-blocks-override 600"
+)
 TOOLS = " --enable-auto-tool-choice --tool-call-parser hermes"
 
 

@@ -9,7 +9,7 @@ from autopoiesis.router.planner.settings import PlannerSettings
 from autopoiesis.router.settings import RouterSettings
 from autopoiesis.runtime.settings import Section
 from autopoiesis.synthesizer.settings import SynthesizerSettings
-from autopoiesis.worker.settings import WorkerSettings
+from autopoiesis.worker.settings import VllmSettings, WorkerSettings
 
 
 class UpSettings(Section, frozen=True, kw_only=True):
@@ -29,6 +29,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RouterSettings,
     PlannerSettings,
     WorkerSettings,
+    VllmSettings,
     ObserverSettings,
     SynthesizerSettings,
     EvaluatorSettings,
