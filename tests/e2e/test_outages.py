@@ -107,10 +107,10 @@ async def snapshot(http: httpx.AsyncClient, observer: str) -> bool:
 
 
 @SIGNALS
-async def test_a_worker_takes_only_its_own_requests_with_it(
+async def test_a_worker_takes_no_request_with_it(
     whole: Installation, http: httpx.AsyncClient, number: Signals
 ) -> None:
-    """Streams that the worker had begun may fail, with an error that names its replica; then it serves again."""
+    """Nothing may fail: streams that the worker had begun go on at another one. Then it serves again."""
     child, router = whole.supervisor.children["worker-b"], whole.running.router
     assert child.ready is not None
     lost = frozenset(child.ready["replicas"])
@@ -125,13 +125,8 @@ async def test_a_worker_takes_only_its_own_requests_with_it(
         await traffic.goes_on()
     hit = [stream for stream in streams if stream.replica in lost]
     assert 0 < len(hit) < len(streams)
-    for stream in hit:
-        assert stream.error is not None, "a stream was cut without a word"
-        assert stream.error["code"] in {"replica_lost", "stalled"}
-        assert any(replica in stream.error["message"] for replica in lost)
-        assert not stream.done
-    assert not [probe for probe in (*streams, *wholes) if probe not in hit and not probe.finished]
-    assert not traffic.errors(besides=rf"replica ({'|'.join(lost)}) ")
+    assert not [probe for probe in (*streams, *wholes) if not probe.finished]
+    assert not traffic.errors()
 
 
 @pytest.fixture(scope="module")
