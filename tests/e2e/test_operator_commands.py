@@ -104,6 +104,32 @@ async def test_policies_can_be_listed_read_and_compared(whole: Installation, htt
     assert f"+++ {after[:12]}" in difference
 
 
+async def test_what_an_operator_changes_is_shown(whole: Installation, http: httpx.AsyncClient) -> None:
+    data = ("--data", str(whole.data_dir))
+    await promote(whole, http, "least_requests")
+    promoted = await asyncio.to_thread(as_json, "policy", "promote", "round_robin", *data)
+    shown = await asyncio.to_thread(as_json, "policy", "show", "round_robin", *data)
+    assert shown["hash"] == promoted["hash"] == library.load("round_robin").hash
+    assert promoted["epoch"] in [place["epoch"] for place in shown["active"]]
+
+    await asyncio.to_thread(command, "pause", *data)
+    paused = await asyncio.to_thread(as_json, "status", *data)
+    assert paused["mode"]["overrides"] == {"*": "paused"}
+    assert "paused for * by hand" in await asyncio.to_thread(command, "status", *data)
+    assert await asyncio.to_thread(as_json, "resume", *data) == {"scope": "*", "override": None}
+
+
+def test_shipped_policies_and_files_are_read_without_anything_running(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(library.source("round_robin").replace("request.arrival", "0.0"))
+    data = ("--data", str(tmp_path))
+    assert as_json("policy", "show", "round_robin", *data)["hash"] == library.load("round_robin").hash
+    difference = as_json("policy", "diff", "round_robin", str(file), *data)["diff"]
+    assert "-    return request.arrival" in difference
+    assert "+    return 0.0" in difference
+    assert cli.run(["policy", "diff", "round_robin", "abcd", *data]) == 2
+
+
 def test_a_setting_says_where_it_comes_from(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

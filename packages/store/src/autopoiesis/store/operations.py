@@ -1,6 +1,5 @@
 """What an operator does by hand and looks at: the functions behind the command line."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,21 +87,3 @@ async def show(store: Store, prefix: str) -> Shown:
             standing for standing in await unit.activations.in_force() if standing.policy.hash == policy.hash
         ]
         return Shown(policy, evaluations, active)
-
-
-async def diff(store: Store, before: str, after: str) -> str:
-    """Unified diff of two policies' sources, by the beginnings of their hashes; empty if they are equal."""
-    async with store.begin() as unit:
-        old, new = await unit.policies.find(before), await unit.policies.find(after)
-    return "".join(
-        difflib.unified_diff(
-            old.source.splitlines(keepends=True),
-            new.source.splitlines(keepends=True),
-            _label(old),
-            _label(new),
-        )
-    )
-
-
-def _label(policy: Policy) -> str:
-    return f"{policy.hash[:12]} {policy.title}".strip()

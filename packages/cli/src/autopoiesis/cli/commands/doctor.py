@@ -104,6 +104,7 @@ def _router_port(common: Common, settings: Settings) -> Iterator[Finding]:
     running = found(common.data)
     if running is not None:
         yield Finding("installation", True, f"runs as process {running.pid}, router {running.router}")
+        yield from _serving(running.router, common.admin_headers())
         return
     port = settings[RouterSettings].port
     with socket.socket() as probe:
@@ -119,6 +120,37 @@ def _router_port(common: Common, settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield Finding("router port", True, f"{port} is free")
+
+
+def _serving(router: str, headers: dict[str, str]) -> Iterator[Finding]:
+    """Whether the router that runs here can serve, and under the policy that it should."""
+    try:
+        with httpx.Client(timeout=5.0, headers=headers) as client:
+            ready = client.get(f"{router}/ready")
+            answer = client.get(f"{router}/admin/state")
+            answer.raise_for_status()
+    except httpx.HTTPError as error:
+        yield Finding("router", False, f"{router}: {error}", "read logs/router.log in the data directory")
+        return
+    state = answer.json()
+    fix = (
+        "" if ready.is_success else "start what it waits for; logs/router.log in the data directory says more"
+    )
+    yield Finding("router", ready.is_success, "ready" if ready.is_success else ready.text, fix)
+    states = [row["state"] for row in state["fleet"]]
+    fix = "" if "ready" in states else "start a worker, or read its log: nothing can answer a request"
+    yield Finding("replicas", "ready" in states, f"{states.count('ready')} of {len(states)} ready", fix)
+    policy = state["policy"]
+    bad = bool(policy["quarantined"])
+    fix = (
+        f"`autopoiesis policy show {policy['hash'][:12]}`, then `policy rollback` or `policy promote`"
+        if bad
+        else ""
+    )
+    words = f"{policy['title'] or policy['hash'][:12]} is active" + (
+        ", and quarantined for its faults" if bad else ""
+    )
+    yield Finding("policy", not bad, words, fix)
 
 
 def _nats(common: Common, settings: Settings) -> Finding:

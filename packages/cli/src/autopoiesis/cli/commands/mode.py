@@ -3,7 +3,7 @@
 import asyncio
 
 from autopoiesis.cli.context import COMMON, Common
-from autopoiesis.cli.output import console
+from autopoiesis.cli.output import console, print_json
 from autopoiesis.store import EVERY_SCOPE, operations
 
 
@@ -15,7 +15,7 @@ def pause(scope: str = EVERY_SCOPE, *, common: Common = COMMON) -> None:
             await operations.set_mode(store, scope, "paused", "autopoiesis pause")
 
     asyncio.run(act())
-    console.print(f"paused: {scope}; `autopoiesis resume` goes on")
+    _told(common, scope, "paused", f"paused: {scope}; `autopoiesis resume` goes on")
 
 
 def resume(scope: str = EVERY_SCOPE, *, common: Common = COMMON) -> None:
@@ -26,4 +26,11 @@ def resume(scope: str = EVERY_SCOPE, *, common: Common = COMMON) -> None:
             await operations.clear_mode(store, scope)
 
     asyncio.run(act())
-    console.print(f"resumed: {scope}")
+    _told(common, scope, None, f"resumed: {scope}")
+
+
+def _told(common: Common, scope: str, override: str | None, words: str) -> None:
+    if common.json:
+        print_json({"scope": scope, "override": override})
+    else:
+        console.print(words)

@@ -1,128 +1,27 @@
 """`autopoiesis policy`: the versions, what is active, and the operator's hand on both."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import httpx
 from cyclopts import App, Parameter
-from rich.syntax import Syntax
 
+from autopoiesis.cli.commands.policy_read import diff, list_, show
 from autopoiesis.cli.commands.policy_run import run
 from autopoiesis.cli.context import COMMON, Common
-from autopoiesis.cli.output import CommandError, console, print_json, table
-from autopoiesis.contracts.messages.policy import Activation, Origin
-from autopoiesis.policy import library
-from autopoiesis.policy.api import API_VERSION, KINDS, Kind
+from autopoiesis.cli.output import CommandError, console, print_json
+from autopoiesis.cli.policies import SHIPPED, SHORT, Source, read, source_of, with_store
+from autopoiesis.contracts.messages.policy import Activation
+from autopoiesis.policy.api import API_VERSION, Kind
 from autopoiesis.policy.language import compile_policy, kind_of
 from autopoiesis.policy.language import verify as verify_source
 from autopoiesis.store import Store, operations
 
 app = App(help="List, read, compare, verify, run, activate and pin policies.")
 app.command(run)
-
-T = TypeVar("T")
-SHORT = 12
-SHIPPED = {name: kind for kind in KINDS for name in library.names(kind, every=True)}
-"""Name of every shipped policy to its kind."""
-
-
-def _with_store(common: Common, act: Callable[[Store], Awaitable[T]]) -> T:
-    async def run() -> T:
-        async with common.store() as store:
-            return await act(store)
-
-    return asyncio.run(run())
-
-
-@app.command(name="list")
-def list_(*, kind: Kind | None = None, limit: int = 30, common: Common = COMMON) -> None:
-    """Versions in the store, newest first, the active ones marked; then the shipped ones."""
-
-    async def read(store: Store) -> tuple[list[dict[str, Any]], set[str]]:
-        rows = await operations.policies(store, kind=kind, limit=limit)
-        active = {standing.policy.hash for standing in await operations.in_force(store)}
-        known = [
-            {
-                "hash": p.hash,
-                "kind": p.kind,
-                "origin": p.origin,
-                "title": p.title,
-                "created": p.created.strftime("%Y-%m-%d %H:%M:%S"),
-            }
-            for p in rows
-        ]
-        return known, active
-
-    rows, active = _with_store(common, read)
-    shipped = [{"name": name, "kind": its} for name, its in SHIPPED.items() if kind in (None, its)]
-    if common.json:
-        print_json(
-            {"policies": [{**row, "active": row["hash"] in active} for row in rows], "shipped": shipped}
-        )
-        return
-    cells = [
-        (
-            "*" if r["hash"] in active else "",
-            r["hash"][:SHORT],
-            r["kind"],
-            r["origin"],
-            r["created"],
-            r["title"],
-        )
-        for r in rows
-    ]
-    console.print(table("policies", ("", "hash", "kind", "origin", "created", "idea"), cells))
-    console.print(f"\nshipped: {', '.join(row['name'] for row in shipped)}")
-
-
-@app.command
-def show(policy: str, *, common: Common = COMMON) -> None:
-    """Source, lineage and evaluations of POLICY (a hash's beginning, or a shipped name)."""
-    if policy in SHIPPED:
-        _print_source(library.source(policy), common, {"name": policy, "origin": "library"})
-        return
-    shown = _with_store(common, lambda store: operations.show(store, policy))
-    row = shown.policy
-    facts = {
-        "hash": row.hash,
-        "kind": row.kind,
-        "origin": row.origin,
-        "parents": row.parents,
-        "title": row.title,
-    }
-    _print_source(row.source, common, facts)
-    if common.json:
-        return
-    cells = [
-        (
-            e.verdict,
-            f"{e.gain:+.1%}",
-            f"{e.gain_low:+.1%} to {e.gain_high:+.1%}",
-            e.snapshot[:SHORT],
-            e.reason,
-        )
-        for e in shown.evaluations
-    ]
-    console.print(table("\nevaluations", ("verdict", "gain", "interval", "snapshot", "reason"), cells))
-    for standing in shown.in_force:
-        console.print(f"active for {standing.activation.scope} as epoch {standing.activation.epoch}")
-
-
-def _print_source(source: str, common: Common, facts: dict[str, Any]) -> None:
-    if common.json:
-        print_json({**facts, "source": source})
-        return
-    console.print(table("policy", ("", ""), facts.items()))
-    console.print(Syntax(source, "python", background_color="default"))
-
-
-@app.command
-def diff(before: str, after: str, *, common: Common = COMMON) -> None:
-    """Unified diff of two versions (beginnings of hashes)."""
-    text = _with_store(common, lambda store: operations.diff(store, before, after))
-    console.print(Syntax(text, "diff", background_color="default"))
+app.command(list_, name="list")
+app.command(show)
+app.command(diff)
 
 
 @app.command
@@ -131,7 +30,7 @@ def verify(file: Path, *, kind: Kind | None = None, common: Common = COMMON) -> 
 
     The kind is that of the functions it defines, unless given.
     """
-    source = _read(file)
+    source = read(file)
     report = verify_source(source, kind or kind_of(source) or "dispatch")
     if common.json:
         print_json(report.to_json())
@@ -155,15 +54,15 @@ def promote(
     """
     target = scope or common.running().scope
 
-    given = _source(policy)
-    its: Kind = kind or (kind_of(given[0]) if given else None) or "dispatch"
+    given = source_of(policy)
+    its: Kind = kind or (given.kind if given else "dispatch")
 
     async def act(store: Store) -> Activation:
         prefix = policy if given is None else await _known(store, given, its)
         return await operations.promote(store, target, its, prefix, why or "promote")
 
-    message = _with_store(common, act)
-    console.print(f"{message.hash[:SHORT]} is active for {target} as epoch {message.epoch}")
+    message = with_store(common, act)
+    _told(common, message, f"{message.hash[:SHORT]} is active for {target} as epoch {message.epoch}")
 
 
 @app.command
@@ -172,8 +71,8 @@ def rollback(
 ) -> None:
     """Go back to the policy that was active before."""
     target = scope or common.running().scope
-    message = _with_store(common, lambda store: operations.rollback(store, target, kind, why))
-    console.print(f"back to {message.hash[:SHORT]} for {target} as epoch {message.epoch}")
+    message = with_store(common, lambda store: operations.rollback(store, target, kind, why))
+    _told(common, message, f"back to {message.hash[:SHORT]} for {target} as epoch {message.epoch}")
 
 
 @app.command
@@ -198,40 +97,32 @@ def pin(
         elif policy in SHIPPED:
             answer = client.put(endpoint, json={"library": policy})
         else:
-            answer = client.put(endpoint, json={"source": _read(Path(policy))})
+            answer = client.put(endpoint, json={"source": read(Path(policy))})
     if not answer.is_success:
         raise CommandError(f"the router refused ({answer.status_code}): {answer.text}")
-    console.print("the pin is removed" if off else f"pinned: {policy}")
+    if common.json:
+        print_json({"pinned": None if off else policy, "router": endpoint.removesuffix("/admin/policy/pin")})
+    else:
+        console.print("the pin is removed" if off else f"pinned: {policy}")
 
 
-def _source(policy: str) -> tuple[str, Origin] | None:
-    """The text of a shipped policy or of a file; None for anything else, which is then a hash."""
-    if policy in SHIPPED:
-        return library.source(policy), "library"
-    file = Path(policy)
-    return (_read(file), "operator") if file.is_file() else None
-
-
-async def _known(store: Store, given: tuple[str, Origin], kind: Kind) -> str:
+async def _known(store: Store, given: Source, kind: Kind) -> str:
     """Put a source into the store; returns its hash."""
-    source, origin = given
-    compiled = compile_policy(source, kind)
+    compiled = compile_policy(given.text, kind)
     async with store.begin() as unit:
         await unit.policies.add(
             hash=compiled.hash,
             kind=kind,
             api=API_VERSION,
             source=compiled.source,
-            origin=origin,
+            origin=given.origin,
             title=compiled.title,
         )
     return compiled.hash
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except FileNotFoundError as error:
-        raise CommandError(f"{file} does not exist; shipped policies are {', '.join(SHIPPED)}") from error
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is not UTF-8 text: {error}") from error
+def _told(common: Common, message: Activation, words: str) -> None:
+    if common.json:
+        print_json({name: getattr(message, name) for name in ("scope", "kind", "epoch", "hash", "cause")})
+    else:
+        console.print(words)
