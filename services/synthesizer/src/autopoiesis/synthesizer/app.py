@@ -26,6 +26,7 @@ from autopoiesis.simulator.workload import TraceError
 from autopoiesis.store import BlobStore, Store, StoreError
 from autopoiesis.store.relay import keep_relaying
 from autopoiesis.synthesizer.cycle import Cycle
+from autopoiesis.synthesizer.http.api import Answers, create
 from autopoiesis.synthesizer.llm import LanguageModel
 from autopoiesis.synthesizer.memory import Memory
 from autopoiesis.synthesizer.replay import MODULES
@@ -56,6 +57,15 @@ class Synthesizer:
         self._waiting: dict[str, Delivered[SnapshotReady]] = {}
         self._arrived = asyncio.Event()
         self._running: tuple[Cycle, asyncio.Task[Any]] | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What it is at, for `/health`."""
+        running = self._running[0].ready.scope if self._running else None
+        return {
+            "running": running,
+            "waiting": sorted(self._waiting),
+            "language_model": self.model is not None,
+        }
 
     async def start(self) -> None:
         """Follow the bus. Snapshots are acknowledged when their cycle is over, so a crash resumes with the newest."""
@@ -194,5 +204,11 @@ async def main(settings: Settings, service: Service) -> None:
     service.spawn(synthesizer.run(), name="cycles")
     service.spawn(synthesizer.relay(), name="relay")
     await synthesizer.start()
-    service.ready()
+    answers = Answers(
+        state=synthesizer.state,
+        not_ready=lambda: "" if bus.connected else "not connected to NATS",
+        metrics=lambda: (telemetry.exposition(), telemetry.content_type),
+    )
+    server = await service.serve(telemetry.instrument(create(answers)), host=own.host, port=own.port)
+    service.ready(http=server.url)
     await service.until_stopped()

@@ -1,6 +1,8 @@
 """What an operator can set."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import msgspec
 
 from autopoiesis.runtime.settings import Secret, Section
 from autopoiesis.synthesizer.budget import Limits
@@ -8,6 +10,9 @@ from autopoiesis.synthesizer.budget import Limits
 
 class SynthesizerSettings(Section, frozen=True, kw_only=True):
     prefix: ClassVar[str] = "synthesizer"
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of health and metrics; 0 takes a free one."""
     cycle_s: float = 60.0
     """Seconds that one cycle may take, from a snapshot to its proposals."""
     candidates: int = 400
