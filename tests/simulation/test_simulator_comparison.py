@@ -1,7 +1,5 @@
 """`compare` says of each policy what `evaluate` says, on one core or several, and draws it."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from autopoiesis.simulator.workload.generate import poisson
 
 GOAL = SLO(ttft_s=0.5, tpot_s=0.05)
 FLEET = "1xL40S + 1xL4"
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "compare_policies.py"
 PNG = b"\x89PNG"
 
 
@@ -96,12 +93,3 @@ def test_requests_in_the_picture_are_those_in_the_system(traffic: Trace) -> None
         there = ((run.arrival_s <= time) & (run.ended_s > time)).sum()
         assert held[place] + waiting[place] + decoding[place] == there > 0
     assert held[2] == waiting[2] == decoding[2] == 0
-
-
-def test_the_example_runs(tmp_path: Path) -> None:
-    picture = tmp_path / "example.png"
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLE), "--plot", str(picture)], capture_output=True, text=True, check=True
-    )
-    assert {line.split()[3] for line in done.stdout.splitlines()} == {"mine", "least_requests", "slo_triage"}
-    assert picture.read_bytes().startswith(PNG)

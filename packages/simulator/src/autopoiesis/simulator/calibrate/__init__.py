@@ -7,6 +7,7 @@ with `NotIdentifiableError`. `fit_affine` is for engines whose hardware or model
 """
 
 from autopoiesis.simulator.calibrate.affine import AffineFit, fit_affine
+from autopoiesis.simulator.calibrate.applying import calibrated
 from autopoiesis.simulator.calibrate.fitting import Fit, NotIdentifiableError, Parameter
 from autopoiesis.simulator.calibrate.logs import EngineSetup, RequestSample, Times, fit_requests, joins, play
 from autopoiesis.simulator.calibrate.steps import fit_steps
@@ -19,6 +20,7 @@ __all__ = [
     "Parameter",
     "RequestSample",
     "Times",
+    "calibrated",
     "fit_affine",
     "fit_requests",
     "fit_steps",
