@@ -1,7 +1,6 @@
 """Greedy by bisection at every step: the heaviest model first takes the kind of replica that serves most requests per GPU.
 
-The paper's "greedy" (arXiv 2604.07144, Section 8.1) is not given; its plans serve within a few percent of the best, which adding
-single replicas does not reach. Here a deadline is halved until greedy filling just meets it.
+A rival of ours under measured time: a deadline is bisected until greedy filling just meets it; no regard to what moving costs.
 """
 
 API = 1
