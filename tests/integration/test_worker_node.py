@@ -209,7 +209,10 @@ async def test_the_planner_starts_stops_and_resizes(
     assert "x" not in router.beats
 
 
-async def test_the_node_tells_what_it_has(connect: Connect, router: Router, wait_for: WaitFor) -> None:
+async def test_the_node_tells_what_it_has_and_changes_at_once(
+    connect: Connect, router: Router, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autopoiesis.worker.node.INVENTORY_S", 3600.0)
     told: list[NodeInventory] = []
 
     def note(item: Received[NodeInventory]) -> None:
@@ -225,5 +228,8 @@ async def test_the_node_tells_what_it_has(connect: Connect, router: Router, wait
     await wait_for(lambda: told)
     assert told[0].gpus == {"H100": 1, "L40S": 1}
     assert told[0].memory_bytes["L40S"] > 40e9
+    assert told[0].plannable
+    node.resize({"H100": 3})
+    await wait_for(lambda: told[-1].gpus == {"H100": 3})
     await node.stop(0.0)
     await responders.close()

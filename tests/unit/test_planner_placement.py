@@ -89,3 +89,12 @@ def test_names_tell_node_model_and_gpu() -> None:
     assert first.replica.endswith("-h100-tp2-0")
     assert second.replica.endswith("-h100-tp2-1")
     assert kind_of(first) == kind_of(second)
+
+
+def test_replicas_whose_gpus_have_gone_move_to_another_machine() -> None:
+    counts = {Kind("m", "H100", 4): 2}
+    before = place(counts, {}, {"a": {"H100": 8}, "b": {"H100": 8}})
+    assert len(before["a"]) == 2
+    after = place(counts, before, {"a": {"H100": 7}, "b": {"H100": 8}})
+    assert after["a"] == before["a"][:1]
+    assert [replica.replica for replica in after["b"]] == ["b-m-h100-tp4-0"]

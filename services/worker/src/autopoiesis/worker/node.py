@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -53,6 +54,7 @@ class Node:
         self._plannable = plannable
         self._desired: DesiredState | None = None
         self._changed = asyncio.Event()
+        self._resized = asyncio.Event()
         self._retiring: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -66,6 +68,12 @@ class Node:
         """Take up `fleet.desired.<node>`, the last one kept and every later one, as soon as JetStream has it."""
         self._tasks.append(asyncio.create_task(self._watch_planner(), name="desired state"))
         self._tasks.append(asyncio.create_task(self._reconcile(), name="reconcile"))
+
+    def resize(self, gpus: Mapping[str, int]) -> None:
+        """GPUs came or were announced to go: tell so at once. What runs on them stays until the planner moves it."""
+        self._gpus = dict(gpus)
+        self._resized.set()
+        self._changed.set()
 
     async def stop(self, deadline_s: float) -> None:
         """Drain every replica, all at once, for at most `deadline_s` seconds, then stop them."""
@@ -149,8 +157,8 @@ class Node:
             for served in self.replicas.values():
                 served.lease_epoch = desired.lease_epoch
 
-    async def _tell_inventory(self) -> None:
-        message = NodeInventory(
+    def _inventory(self) -> NodeInventory:
+        return NodeInventory(
             node=self._place.node,
             zone=self._place.zone,
             gpus=self._gpus,
@@ -160,9 +168,13 @@ class Node:
             measured_bandwidth={kind: device.bandwidth for kind, device in self._measured.items()},
             plannable=self._plannable,
         )
+
+    async def _tell_inventory(self) -> None:
         while True:
+            self._resized.clear()
             try:
-                await self._bus.publish(NODE, message, node=slug(self._place.node))
+                await self._bus.publish(NODE, self._inventory(), node=slug(self._place.node))
             except BusError as error:
                 log.debug("node %s: inventory not sent: %s", self._place.node, error)
-            await asyncio.sleep(INVENTORY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._resized.wait(), INVENTORY_S)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from typing import Final
 
+from autopoiesis.contracts.messages.fleet import Role
 from autopoiesis.worker.devices import DevicePool
 from autopoiesis.worker.engines.frames import Configure
 from autopoiesis.worker.engines.process import ProcessEngine, Program
@@ -17,6 +19,8 @@ _DEFAULT_ENV: Final = {
     "VLLM_LOGGING_LEVEL": "WARNING",  # below it vLLM writes a line for every step
     "VLLM_NO_USAGE_STATS": "1",
 }
+
+_KV_ROLES: Final[dict[Role, str]] = {"prefill": "kv_producer", "decode": "kv_consumer", "mixed": "kv_both"}
 
 
 class VllmFactory:
@@ -43,6 +47,9 @@ class VllmFactory:
             arguments += ["--tensor-parallel-size", str(spec.tp)]
         if spec.max_running:
             arguments += ["--max-num-seqs", str(spec.max_running)]
+        if settings.kv_transfer:
+            transfer = {"kv_role": _KV_ROLES[spec.role], **settings.kv_transfer}
+            arguments += ["--kv-transfer-config", json.dumps(transfer)]
         inherited = {name: value for name, value in _DEFAULT_ENV.items() if name not in os.environ}
         return Program(
             argv=(settings.python or sys.executable, "-m", "autopoiesis.worker.engines.vllm"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -80,6 +80,8 @@ class VllmSettings(Section, frozen=True, kw_only=True):
     """More of them for single models, by name."""
     checkpoints: dict[str, str] = msgspec.field(default_factory=dict)
     """Model name to the folder or hub name of its weights; a model that is not here is its own hub name."""
+    kv_transfer: dict[str, Any] = msgspec.field(default_factory=dict)
+    """vLLM's `--kv-transfer-config` of replicas, such as `{kv_connector: NixlConnector}`; roles of a plan set its `kv_role`."""
     env: dict[str, str] = msgspec.field(default_factory=dict)
     """Environment of the engines' processes, on top of the worker's."""
     devices: str = ""

@@ -30,10 +30,10 @@ class PlacementError(ValueError):
 def place(counts: Mapping[Kind, int], current: Wanted, gpus: Mapping[str, Mapping[str, int]]) -> Wanted:
     """Put `counts` replicas of each kind onto nodes that have `gpus` by type.
 
-    What `current` runs and is still wanted stays where it is and serves on. Only where the rest finds no machine is a GPU type packed
-    anew. Raises PlacementError.
+    What `current` runs and is still wanted stays where it is and serves on, if its machine still has the GPUs. Only where the rest
+    finds no machine is a GPU type packed anew. Raises PlacementError.
     """
-    kept = _kept(counts, current)
+    kept = _kept(counts, current, gpus)
     try:
         return _filled(counts, kept, gpus)
     except PlacementError as error:
@@ -50,14 +50,16 @@ def kind_of(replica: DesiredReplica) -> Kind:
     return Kind(replica.model, replica.gpu, replica.tp, replica.role)
 
 
-def _kept(counts: Mapping[Kind, int], current: Wanted) -> Wanted:
+def _kept(counts: Mapping[Kind, int], current: Wanted, gpus: Mapping[str, Mapping[str, int]]) -> Wanted:
     left = Counter(dict(counts))
     kept: Wanted = {}
     for node, there in sorted(current.items()):
+        free = Counter(dict(gpus.get(node, {})))
         stays = []
         for replica in there:
-            if left[kind_of(replica)] > 0:
+            if left[kind_of(replica)] > 0 and free[replica.gpu] >= replica.tp:
                 left[kind_of(replica)] -= 1
+                free[replica.gpu] -= replica.tp
                 stays.append(replica)
         kept[node] = tuple(stays)
     return kept
