@@ -1,5 +1,7 @@
 """Which devices there are, what they are called, and who has them."""
 
+import json
+
 import pytest
 
 from autopoiesis.worker.devices import CPU, DevicePool
@@ -75,6 +77,15 @@ def test_a_replica_becomes_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert program.env["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert program.env["A"] == "b"
     assert program.env["VLLM_LOGGING_LEVEL"] == "WARNING"
+
+
+def test_a_plans_roles_are_those_of_the_kv_connector() -> None:
+    settings = VllmSettings(kv_transfer={"kv_connector": "NixlConnector"})
+    factory = VllmFactory(settings, DevicePool(["H100"]), chunk_interval_s=0.0)
+    spec = ReplicaSpec(name="r", model="llama", gpu="H100", role="prefill")
+    option, value = factory.program(spec, (0,)).configure.arguments
+    assert option == "--kv-transfer-config"
+    assert json.loads(value) == {"kv_connector": "NixlConnector", "kv_role": "kv_producer"}
 
 
 @pytest.mark.parametrize(
