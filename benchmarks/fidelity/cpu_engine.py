@@ -34,7 +34,7 @@ ENVIRONMENT: Final = {
 KV_TOKENS: Final = 32_768
 MAX_RUNNING: Final = 16
 CHUNK_TOKENS: Final = 512
-BLOCK_TOKENS: Final = 16
+BLOCK_TOKENS: Final = 32
 ARGUMENTS: Final = (
     *("--enforce-eager", "--block-size", str(BLOCK_TOKENS)),
     *("--max-model-len", "4096", "--max-num-seqs", str(MAX_RUNNING)),

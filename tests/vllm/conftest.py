@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
 }
 ARGUMENTS = (
-    "--enforce-eager --max-model-len 4096 --max-num-seqs 4 --block-size 16 --num-gpu-blocks-override 600"
+    "--enforce-eager --max-model-len 4096 --max-num-seqs 4 --block-size 32 --num-gpu-blocks-override 300"
 )
 TOOLS = " --enable-auto-tool-choice --tool-call-parser hermes"
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -80,8 +79,7 @@ class _Parser(FlexibleArgumentParser):  # type: ignore[misc]
 
 async def load(configure: Configure, progress: Callable[[float], None]) -> Loaded:
     """Raises `ArgumentsError`, and whatever vLLM raises."""
-    folder = Path(tempfile.mkdtemp(prefix="vllm-events-"))
-    endpoint = f"ipc://{folder / 'events'}"
+    endpoint = f"ipc://@autopoiesis-vllm-events-{os.getpid()}"  # abstract: no file is left behind
     args = arguments(configure, endpoint)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     try:
