@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +30,11 @@ class Prepared:
         self.model = model
         self.seed = seed
         rng = np.random.default_rng([seed, 11])
-        self.prompt: list[int] = trace.prompt_tokens.tolist()
-        self.output: list[int] = trace.output_tokens.tolist()
-        self.router: list[int] = rng.integers(0, settings.routers, len(trace)).tolist()
+        self.prompt: list[int] = _listed(trace.prompt_tokens)
+        self.output: list[int] = _listed(trace.output_tokens)
+        self.router: list[int] = _listed(rng.integers(0, settings.routers, len(trace)))
         self.blocks = trace.block_hashes or ((),) * len(trace)
-        self.think: list[float] = trace.think_s.tolist()
+        self.think: list[float] = _listed(trace.think_s)
         roots = np.flatnonzero(trace.parent < 0)
         self.roots: list[int] = roots.tolist()
         self.root_times: list[float] = trace.arrival[roots].tolist()
@@ -44,7 +45,7 @@ class Prepared:
         self.ttft_slo = _slo(trace.ttft_slo_s, [goal.ttft_s for goal in goals], trace.klass)
         self.tpot_slo = _slo(trace.tpot_slo_s, [goal.tpot_s for goal in goals], trace.klass)
         """Objectives of each arrival, seconds, infinite where there is none."""
-        self.events = self._events(model, limits.tolist(), rng)
+        self.events = self._events(model, _listed(limits), rng)
 
     def __len__(self) -> int:
         return len(self.events)
@@ -64,9 +65,9 @@ class Prepared:
         if trace.workflow is not None:
             workflow = [str(n) if n else "" for n in trace.workflow.tolist()]
         priority = [self.objectives.of(name).priority for name in trace.classes]
-        ttft, tpot = self.ttft_slo.tolist(), self.tpot_slo.tolist()
+        ttft, tpot = _listed(self.ttft_slo), _listed(self.tpot_slo)
         events: list[Arrival] = []
-        rows = zip(sizes.tolist(), limits, trace.klass.tolist(), strict=True)
+        rows = zip(_listed(sizes), limits, trace.klass.tolist(), strict=True)
         for row, (size, most, number) in enumerate(rows):
             name = trace.classes[number]
             events.append(
@@ -86,6 +87,12 @@ class Prepared:
                 )
             )
         return events
+
+
+def _listed(column: Floats | Ints) -> list[Any]:
+    """Plain numbers, one object for all that are equal: a list of a million then takes megabytes."""
+    numbers: dict[Any, Any] = {}
+    return [numbers.setdefault(number, number) for number in column.tolist()]
 
 
 def _slo(own: Floats | None, of_class: list[float | None], klass: Ints) -> Floats:
