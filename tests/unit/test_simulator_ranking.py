@@ -36,7 +36,9 @@ def groups(found: Comparison) -> dict[str, int | None]:
 def test_a_steady_difference_makes_a_group_and_a_wavering_one_does_not() -> None:
     rng = np.random.default_rng(1)
     base = rng.integers(80, 120, BLOCKS)
-    wavering = base + np.where(np.arange(BLOCKS) % 2, 30, -31)
+    wavering = base + np.where(
+        np.arange(BLOCKS) % 2, 30, -36
+    )  # below `twin` in all, and not beyond noise below `best`
     found = groups(
         comparison(best=base, twin=base - 1, steady_loss=base * 8 // 10, wavering=wavering, far=base // 3)
     )

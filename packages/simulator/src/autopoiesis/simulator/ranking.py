@@ -45,7 +45,7 @@ class Standing:
     rank: int
     policy: str
     group: int | None
-    """1 holds the best and all that are within noise of it, 2 the best of the rest and all within noise of that, and so on.
+    """1 holds the best and all within noise of it, 2 the best of the rest and those of the rest within noise of that, and so on.
 
     None where the traffic is too short for intervals.
     """
@@ -114,14 +114,21 @@ class Comparison:
         order = sorted(self.policies, key=lambda name: (-int(self.met(name).sum()), name))
         single = 1.0 - (1.0 - self.confidence) / max(1, len(order) - 1)
         out: list[Standing] = []
-        leader, group = order[0], 1
+        leaders: list[str] = []
         for rank, name in enumerate(order, 1):
             gain = self._known_gain(name, order[0], single)
-            if gain is not None and name != leader:
-                behind = self.gain(name, leader, confidence=single)
-                if behind.high < 0:
-                    leader, group = name, group + 1
-            out.append(Standing(rank, name, None if gain is None else group, gain, _means(self.of(name))))
+            group = None
+            if gain is not None:
+                level = (
+                    n
+                    for n, other in enumerate(leaders)
+                    if self.gain(name, other, confidence=single).high >= 0
+                )
+                group = next(level, len(leaders))
+                if group == len(leaders):
+                    leaders.append(name)
+                group += 1
+            out.append(Standing(rank, name, group, gain, _means(self.of(name))))
         return out
 
     def _known_gain(self, policy: str, over: str, confidence: float) -> Gain | None:
