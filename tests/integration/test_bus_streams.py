@@ -186,6 +186,22 @@ async def test_silence_fails_the_stream(router: RequestStreams, worker: Worker) 
     assert len(router) == 0
 
 
+async def test_time_in_which_this_process_stood_still_is_no_silence(
+    connect: Callable[..., asyncio.Future[Bus]], worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await connect("router", inbox_prefix="_INBOX.router")
+    streams = await RequestStreams.start(bus, "frozen", stall_timeout=60.0)
+    stream = await streams.open("a", request())
+    responder = await worker.next()
+    monkeypatch.setattr(streams, "_ticked", asyncio.get_running_loop().time() - 3600.0)  # an hour of SIGSTOP
+    streams._look()
+    assert not stream.ended
+    responder.write("still here")
+    await responder.finish("stop", prompt_tokens=1, output_tokens=1)
+    replies = [reply async for batch in stream for reply in batch]
+    assert isinstance(replies[-1], Finished)
+
+
 async def test_keep_alives_prevent_a_stall(
     router: RequestStreams, connect: Callable[..., asyncio.Future[Bus]]
 ) -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 from dispatch_fakes import FakePolicy, activation, arrival, beat, dispatcher, least_inflight
 
+from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.dispatch import events as ev
 from autopoiesis.dispatch.core import Dispatcher
@@ -167,6 +168,22 @@ def test_a_full_queue_refuses() -> None:
     assert isinstance(refuse, ev.Refuse)
     assert (refuse.request_id, refuse.reason) == ("3", "queue_full")
     assert core.stats().counters.refused == {"queue_full": 1}
+
+
+def test_what_can_start_in_time_nowhere_is_refused_where_the_operator_wants_it() -> None:
+    pace = StepModel(base_s=0.01, prefill_token_s=1e-4, kv_token_s=0.0, sequence_s=0.0, chunk_tokens=2048)
+    busy = {"step_model": pace, "queued_prefill_tokens": 100_000}  # ten seconds
+    core = dispatcher(always(Assign(0)), admit_ttft_factor=2.0)
+    fed(core, 0.0, beat("a", **busy), beat("b", **busy))
+    (refuse,) = core.handle(0.0, arrival("1", ttft_slo=1.0))
+    assert isinstance(refuse, ev.Refuse)
+    assert (refuse.reason, refuse.retry_after >= 1.0) == ("overloaded", True)
+    assert sends(core.handle(0.0, arrival("2", ttft_slo=60.0))) == [("2", "a")]
+    fed(core, 0.1, beat("b", 2, step_model=pace))
+    assert sends(core.handle(0.1, arrival("3", ttft_slo=1.0))), "one replica could"
+    without = dispatcher(always(Assign(0)))
+    fed(without, 0.0, beat("a", **busy))
+    assert sends(without.handle(0.0, arrival("4", ttft_slo=1.0))), "nobody asked for it"
 
 
 def test_rejects_stay_within_the_operators_share() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from autopoiesis.dispatch import events as ev
 from autopoiesis.dispatch import handover, learning
+from autopoiesis.dispatch.admission import too_late
 from autopoiesis.dispatch.control import Control
 from autopoiesis.dispatch.fleet import Fleet, ReplicaInfo
 from autopoiesis.dispatch.holding import Holding
@@ -29,7 +30,7 @@ CHARGE_EVERY: Final = 64
 LEARN_EVERY: Final = 4
 """Predictions are compared with what happens for one request in so many, where the policy does not ask for them anyway."""
 
-Reason = Literal["rejected", "queue_full", "no_replica", "deadline"]
+Reason = Literal["rejected", "queue_full", "overloaded", "no_replica", "deadline"]
 
 
 class Dispatcher:
@@ -263,6 +264,10 @@ class Dispatcher:
             self._await_replica(now, ticket, offer, out)
             return
         ticket.no_replica_since = None
+        factor = self._settings.admit_ttft_factor
+        if factor and not ticket.attempts and too_late(now, ticket, offer, self._hits(ticket), factor):
+            self._refuse(now, ticket, "overloaded", out)
+            return
         verdict = self._ask(now, ticket, offer, out)
         if type(verdict) is Assign:
             self._send(now, ticket, offer, verdict, False, out)
@@ -454,6 +459,7 @@ class Dispatcher:
 MESSAGES: Final[dict[Reason, str]] = {
     "rejected": "the dispatch policy turned the request away to protect others",
     "queue_full": "the queue of model {model} is full",
+    "overloaded": "every replica of model {model} is too busy for the first token to come in time",
     "no_replica": "no replica of model {model} is ready",
     "deadline": "the deadline passed before a replica of model {model} took the request",
 }

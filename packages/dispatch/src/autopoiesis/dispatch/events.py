@@ -135,8 +135,8 @@ class Refuse(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """Answer the client now; nothing was sent to it yet. The request is over for the dispatcher."""
 
     request_id: str
-    reason: Literal["rejected", "queue_full", "no_replica", "deadline"]
-    """429 for the first two, 503 for no_replica, 504 for deadline."""
+    reason: Literal["rejected", "queue_full", "overloaded", "no_replica", "deadline"]
+    """429 for the first three, 503 for no_replica, 504 for deadline."""
     message: str
     retry_after: float
     epoch: int = 0

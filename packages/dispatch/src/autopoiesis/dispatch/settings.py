@@ -13,6 +13,9 @@ class DispatchSettings:
     """A request held this long is decided by the fallback; keep it under the idle timeouts of gateways in front."""
     max_reject_share: float = 0.1
     """Most of the last minute's arrivals of a model that a policy may reject, 0 to 1."""
+    admit_ttft_factor: float = 0.0
+    """Requests whose first token would come later than so many times their objective, by the prediction for every replica, are
+    refused before anything is sent; 0 admits all."""
     max_queue: int = 10_000
     """Requests held per model; the next one is refused."""
     no_replica_wait_s: float = 5.0
@@ -46,7 +49,14 @@ class DispatchSettings:
     """Prompt tokens per byte before anything was observed."""
 
     def __post_init__(self) -> None:
-        may_be_zero = {"max_reject_share", "no_replica_wait_s", "hold_max_s", "wake_interval_s", "max_queue"}
+        may_be_zero = {
+            "admit_ttft_factor",
+            "max_reject_share",
+            "no_replica_wait_s",
+            "hold_max_s",
+            "wake_interval_s",
+            "max_queue",
+        }
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in may_be_zero else 1e-9

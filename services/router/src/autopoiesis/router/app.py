@@ -219,6 +219,7 @@ def dispatch_settings(own: RouterSettings) -> DispatchSettings:
         hold_max_s=own.hold_max_s,
         max_reject_share=own.max_reject_share,
         max_queue=own.max_queue,
+        admit_ttft_factor=own.admit_ttft_factor,
         no_replica_wait_s=own.no_replica_wait_s,
         suspect_after_s=own.suspect_after_s,
         max_attempts=own.max_attempts,

@@ -49,7 +49,10 @@ class TooLargeError(ApiError):
     """413: the body is longer than this router or the bus carries."""
 
     def __init__(self, limit_bytes: int) -> None:
-        message = f"the request body is larger than the limit of {limit_bytes} bytes; shorten the prompt"
+        message = (
+            f"the request body is larger than the limit of {limit_bytes} bytes; shorten the prompt, or have the operator raise "
+            "router.max_body_bytes (and max_payload of the NATS server, which it cannot exceed)"
+        )
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, code="request_too_large")
 
 
@@ -82,6 +85,7 @@ def client_left() -> ApiError:
 _REFUSED: Final = {
     "rejected": (HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),
     "queue_full": (HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),
+    "overloaded": (HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_error"),
     "no_replica": (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
     "deadline": (HTTPStatus.GATEWAY_TIMEOUT, "timeout_error"),
 }

@@ -436,6 +436,7 @@ OVERFLOW: Final = 4096
 _OUTCOME: Final[dict[str, Outcome]] = {
     "rejected": "rejected",
     "queue_full": "rejected",
+    "overloaded": "rejected",
     "no_replica": "failed",
     "deadline": "expired",
 }
@@ -456,7 +457,7 @@ def _arrival(flight: Flight) -> ev.Arrival:
         session=identity.session,
         workflow=identity.workflow,
         modality=intake.modality,
-        ttft_slo=math.inf if identity.ttft_slo_s is None else identity.ttft_slo_s,
+        ttft_slo=math.inf if had or identity.ttft_slo_s is None else identity.ttft_slo_s,
         tpot_slo=math.inf if identity.tpot_slo_s is None else identity.tpot_slo_s,
         deadline=flight.deadline,
         block_hashes=flight.block_hashes,

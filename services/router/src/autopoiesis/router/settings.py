@@ -56,8 +56,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """Largest `n` of one request."""
     max_prompts: _Count = 256
     """Most prompts of one text completion."""
-    max_body_bytes: _Count = 4 << 20
-    """Longer bodies are answered 413; the bus's own payload limit also holds."""
+    max_body_bytes: _Count = 16 << 20
+    """Longer bodies are answered 413; what goes over the bus is also bound by its server's `max_payload` (8 MB as shipped)."""
     keys: str = ""
     """File of API keys, made by `autopoiesis keys`; empty lets everybody in."""
     anonymous: bool = False
@@ -88,6 +88,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """File to which every event and decision is written, for replay; empty records nothing."""
     max_reject_share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.1
     """Most of the last minute's arrivals that a policy may reject."""
+    admit_ttft_factor: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    """Requests whose first token would come later than so many times their objective at every replica get 429; 0 admits all."""
     max_queue: Annotated[int, msgspec.Meta(ge=0)] = 10_000
     """Requests held per model."""
     hold_max_s: Annotated[float, msgspec.Meta(ge=0.0)] = 20.0

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from autopoiesis.simulator.requests.planning import Planner, Planning
 
 _REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(6)
-_REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}
+_REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "overloaded": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}
 
 
 def _no_activations(activation: Activation) -> CompiledPolicy:
@@ -265,7 +265,7 @@ class World:
         row = self._row(refuse.request_id)
         self._rows.holds[row] = refuse.holds
         self._rows.fuel[row] = refuse.fuel
-        if refuse.reason in {"rejected", "queue_full"} and self._may_retry(row):
+        if refuse.reason in {"rejected", "queue_full", "overloaded"} and self._may_retry(row):
             self._push(now + max(refuse.retry_after, self._settings.clients.retry_after_s), _ARRIVE, row)
         else:
             self._end(now, row, _REFUSED[refuse.reason])

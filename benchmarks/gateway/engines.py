@@ -1,7 +1,7 @@
 """OpenAI-compatible servers that cost next to nothing: one process, many ports, no model.
 
 A whole answer comes at once. A stream brings 16 tokens, one per engine step, and all streams of the process step together,
-as an engine's batch does. `python mock.py --count 8` prints its URLs as one JSON line.
+as an engine's batch does. `python engines.py --count 8` prints its URLs as one JSON line.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ _PLAIN: Final = {
 
 
 class Steps:
-    """The engine's loop: every `step_s` seconds one token for every stream."""
+    """The engine's loop: every `step_s` seconds one token for every stream. Whole answers take `whole_s` seconds."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, step_s: float, whole_s: float = 0.0) -> None:
         self.step_s = step_s
+        self.whole_s = whole_s
         self.streams: dict[Server, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -92,12 +93,16 @@ class Server(asyncio.Protocol):
         self._url = b""
         self._body: list[bytes] = []
         self._usage = False
+        self._whole: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._steps.streams.pop(self, None)
+        stream = self._steps.streams.pop(self, None)
+        if stream is not None or self._whole is not None:
+            sys.stdout.write("left\n")
+            sys.stdout.flush()
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -118,8 +123,14 @@ class Server(asyncio.Protocol):
             self._usage = b"include_usage" in body
             self.transport.write(_EVENTS + _FIRST)
             self._steps.begin(self)
+        elif self._steps.whole_s:
+            self._whole = asyncio.get_running_loop().call_later(self._steps.whole_s, self._answer)
         else:
-            self.transport.write(_JSON % (len(_WHOLE), _WHOLE))
+            self._answer()
+
+    def _answer(self) -> None:
+        self._whole = None
+        self.transport.write(_JSON % (len(_WHOLE), _WHOLE))
 
     def token(self, number: int) -> None:
         if number + 1 < TOKENS:
@@ -128,9 +139,9 @@ class Server(asyncio.Protocol):
             self.transport.write(_TOKEN[number] + _LAST + (_COUNTS if self._usage else b"") + _DONE)
 
 
-async def serve(count: int, step_s: float) -> None:
-    """Print the URLs of `count` servers and serve until killed."""
-    loop, steps = asyncio.get_running_loop(), Steps(step_s)
+async def serve(count: int, step_s: float, whole_s: float) -> None:
+    """Print the URLs of `count` servers, serve until killed, and say `left` for each client that leaves in the middle."""
+    loop, steps = asyncio.get_running_loop(), Steps(step_s, whole_s)
     servers = [await loop.create_server(lambda: Server(steps), "127.0.0.1", 0) for _ in range(count)]
     urls = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers]
     sys.stdout.write(json.dumps({"urls": urls}) + "\n")
@@ -142,5 +153,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--step-s", type=float, default=0.002)
+    parser.add_argument("--whole-s", type=float, default=0.0)
     arguments = parser.parse_args()
-    uvloop.run(serve(arguments.count, arguments.step_s))
+    uvloop.run(serve(arguments.count, arguments.step_s, arguments.whole_s))
