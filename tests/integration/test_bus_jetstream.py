@@ -327,7 +327,7 @@ async def test_drain_finishes_the_handler_and_returns_the_rest(connect: Connect,
         handled.append(item.sequence)
 
     await bus.consume(DRIFTED, "pool", slow, batch=3)
-    await asyncio.wait_for(entered.wait(), 5)
+    await asyncio.wait_for(entered.wait(), 30)
     draining = asyncio.create_task(bus.drain())
     release.set()
     await draining
@@ -343,7 +343,7 @@ async def test_a_deleted_consumer_comes_back(bus: Bus, wait_for: WaitFor) -> Non
         seen.append(item.sequence)
 
     consumer = await bus.consume(DRIFTED, "reader", handle)
-    await asyncio.wait_for(consumer.created.wait(), 5)
+    await asyncio.wait_for(consumer.created.wait(), 30)
 
     async def pulling() -> bool:
         return bool((await bus.client.jetstream().consumer_info("traces", "reader")).num_waiting)
@@ -375,7 +375,7 @@ async def test_only_new_messages(bus: Bus, wait_for: WaitFor) -> None:
         seen.append(item.message.feature)
 
     consumer = await bus.consume(DRIFTED, "reader", handle, only_new=True)
-    await asyncio.wait_for(consumer.created.wait(), 5)
+    await asyncio.wait_for(consumer.created.wait(), 30)
     await store(bus, 2)
     await wait_for(lambda: seen)
     assert seen == ["2"]

@@ -121,7 +121,7 @@ async def test_a_killed_worker_refuses_the_next_request_at_once(
     worker.kill()
     await asyncio.to_thread(worker.wait, 10)
     with pytest.raises(NoRespondersError):
-        await asyncio.wait_for((await streams.open("a", request("q2"))).next_batch(), 5)
+        await asyncio.wait_for((await streams.open("a", request("q2"))).next_batch(), 30)
     await bus.close()
 
 

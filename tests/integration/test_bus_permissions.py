@@ -64,7 +64,7 @@ async def test_every_conversation_of_the_registry_is_allowed(buses: dict[Service
                 case _:
                     durable = f"{service}-{subject.pattern.partition('.{')[0].replace('.', '-')}"
                     consumer = await bus.consume(subject, durable, handle)
-                    await asyncio.wait_for(consumer.created.wait(), 5)
+                    await asyncio.wait_for(consumer.created.wait(), 30)
         for service in (subject.owner, *subject.publishers):
             if subject.stream is None:
                 await buses[service].send(name(subject), b"{}")
@@ -93,13 +93,13 @@ async def test_a_request_and_its_answer_are_allowed(buses: dict[Service, Bus], w
         max_tokens=1,
     )
     stream = await streams.open("a", request)
-    answer = responders.respond(await asyncio.wait_for(requests.get(), 5))
+    answer = responders.respond(await asyncio.wait_for(requests.get(), 30))
     answer.write("word")
     await answer.finish("stop", prompt_tokens=1, output_tokens=1)
     assert len([reply async for batch in stream for reply in batch]) == 2
 
     gone = await streams.open("a", msgspec.structs.replace(request, request_id="q2"))
-    answer = responders.respond(await asyncio.wait_for(requests.get(), 5))
+    answer = responders.respond(await asyncio.wait_for(requests.get(), 30))
     await buses["router"].close()
     assert not gone.ended
 

@@ -50,7 +50,7 @@ class Worker:
     cancels: asyncio.Queue[Cancel] = field(default_factory=asyncio.Queue)
 
     async def next(self, on_gone: Callable[[], None] | None = None) -> Responder:
-        return self.responders.respond(await asyncio.wait_for(self.requests.get(), 5), on_gone)
+        return self.responders.respond(await asyncio.wait_for(self.requests.get(), 30), on_gone)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ async def test_many_streams_do_not_mix(router: RequestStreams, worker: Worker) -
 async def test_a_dead_worker_is_seen_at_once(router: RequestStreams) -> None:
     stream = await router.open("nobody", request(), stall_timeout=60.0)
     with pytest.raises(NoRespondersError, match="replica nobody"):
-        await asyncio.wait_for(stream.next_batch(), 5)
+        await asyncio.wait_for(stream.next_batch(), 30)
 
 
 async def test_a_worker_notices_that_its_router_has_gone(
@@ -174,7 +174,7 @@ async def test_a_queued_request_notices_a_gone_router_by_its_keep_alive(
     gone = asyncio.Event()
     responders.respond(await requests.get(), gone.set)
     await router._bus.client.close()
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), 30)
     await responders.close()
 
 
@@ -182,7 +182,7 @@ async def test_silence_fails_the_stream(router: RequestStreams, worker: Worker) 
     stream = await router.open("a", request(), stall_timeout=0.1)
     await worker.next()
     with pytest.raises(StalledError, match="replica a"):
-        await asyncio.wait_for(stream.next_batch(), 5)
+        await asyncio.wait_for(stream.next_batch(), 30)
     assert len(router) == 0
 
 
@@ -229,7 +229,7 @@ async def test_a_gap_in_the_sequence_fails_the_stream(router: RequestStreams, wo
     await worker.bus.send(incoming.reply, encode(Chunk(seq=2, text="c")))
     assert await stream.next_batch() == [Chunk(seq=0, text="a")]
     with pytest.raises(SequenceGapError, match="reply 1 was lost, 2 arrived"):
-        await asyncio.wait_for(stream.next_batch(), 5)
+        await asyncio.wait_for(stream.next_batch(), 30)
 
 
 async def test_garbage_fails_the_stream_and_is_counted(router: RequestStreams, worker: Worker) -> None:
@@ -237,7 +237,7 @@ async def test_garbage_fails_the_stream_and_is_counted(router: RequestStreams, w
     incoming = await worker.requests.get()
     await worker.bus.send(incoming.reply, b'{"type":"chunk"}')
     with pytest.raises(ReplyError, match="seq"):
-        await asyncio.wait_for(stream.next_batch(), 5)
+        await asyncio.wait_for(stream.next_batch(), 30)
     assert router._bus.faults["undecodable"] == 1
 
 
@@ -246,7 +246,7 @@ async def test_cancel_reaches_the_worker_once(router: RequestStreams, worker: Wo
     await worker.next()
     await stream.cancel("deadline")
     await stream.cancel()
-    assert await asyncio.wait_for(worker.cancels.get(), 5) == Cancel(request_id="q1", reason="deadline")
+    assert await asyncio.wait_for(worker.cancels.get(), 30) == Cancel(request_id="q1", reason="deadline")
     await router._bus.flush()
     assert worker.cancels.empty()
     with pytest.raises(ReplyError, match="cancelled"):
@@ -280,7 +280,7 @@ async def test_an_overfull_inbox_fails_the_streams_it_drops_from(
     responder = await worker.next()
     responder.write("x" * 100)
     with pytest.raises(SequenceGapError, match="inbox is full"):
-        await asyncio.wait_for(stream.next_batch(), 5)
+        await asyncio.wait_for(stream.next_batch(), 30)
     assert bus.faults["slow_consumer"] == 1
 
 
@@ -295,7 +295,7 @@ async def test_an_oversized_answer_ends_as_a_failure(router: RequestStreams, wor
     stream = await router.open("a", request())
     responder = await worker.next()
     await responder.finish("stop", prompt_tokens=1, output_tokens=1, text="x" * 9_000_000)
-    [last] = await asyncio.wait_for(stream.next_batch(), 5)
+    [last] = await asyncio.wait_for(stream.next_batch(), 30)
     assert isinstance(last, Failed)
     assert "8388608 bytes" in last.message
 

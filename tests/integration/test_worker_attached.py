@@ -125,7 +125,7 @@ async def test_cancel_closes_the_connection(
     assert isinstance(end, Broken)
     assert end.code == "cancelled"
     await wait_for(lambda: server.open_streams == 0)
-    await asyncio.wait_for(engine.drain(), 5)
+    await asyncio.wait_for(engine.drain(), 30)
     await wait_for(lambda: engine.stats().running == 0)
 
 
@@ -134,7 +134,7 @@ async def test_a_cancel_before_anything_was_sent(engine: AttachedEngine, server:
     engine.cancel("q1", "cancelled")
     _, end = await everything(outputs)
     assert isinstance(end, Broken)
-    await asyncio.wait_for(engine.drain(), 5)
+    await asyncio.wait_for(engine.drain(), 30)
     assert server.bodies == []
 
 
