@@ -216,16 +216,19 @@ class Replica(Batch):
             held += sequence.computed + chunk * done
         if self._cache is not None:
             held = min(held, self._blocks_in_use(done) * self._pages)
-        return ReplicaStats(
-            running=decoding + len(self._chunks),
-            waiting=self._waiting_count,
-            queued_prefill_tokens=queued,
-            kv_used_tokens=held,
-            kv_capacity_tokens=self._blocks * self._pages,
-            step_time=self._first + done * self._growth if self._run else self._step_time,
-            prefix_queries=self.prefix_queries,
-            prefix_hits=self.prefix_hits,
-            preemptions=self.preemptions,
+        return _new(
+            ReplicaStats,
+            (
+                decoding + len(self._chunks),
+                self._waiting_count,
+                queued,
+                held,
+                self._blocks * self._pages,
+                self._first + done * self._growth if self._run else self._step_time,
+                self.prefix_queries,
+                self.prefix_hits,
+                self.preemptions,
+            ),
         )
 
     @property

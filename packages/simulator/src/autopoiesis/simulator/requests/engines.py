@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from autopoiesis.contracts.messages.fleet import Heartbeat, ReplicaState, StepModel
 from autopoiesis.simulator.engine import Model
 from autopoiesis.simulator.fleet import Change, ReplicaSpec
@@ -36,8 +38,8 @@ class Engine:
         "silent",
         "spec",
         "state",
-        "step_model",
         "successors",
+        "unchanging",
     )
 
     def __init__(
@@ -75,14 +77,8 @@ class Engine:
         self.beats = 0
         self.beating = False
         self.received: dict[str, int] = {}
-        base, prefill, kv, sequence = spec.steps.step_coefficients(spec.config.max_batched_tokens)
-        self.step_model = StepModel(
-            base_s=base,
-            prefill_token_s=prefill,
-            kv_token_s=kv,
-            sequence_s=sequence,
-            chunk_tokens=spec.config.max_batched_tokens,
-        )
+        self.unchanging = _described(spec)
+        """A heartbeat with what never changes."""
 
     def load(self, now: float, takes_s: float) -> None:
         """Take the GPUs; ready in `takes_s`."""
@@ -99,34 +95,20 @@ class Engine:
         self.held_from = math.nan
 
     def heartbeat(self, now: float) -> Heartbeat:
-        spec, stats = self.spec, self.replica.stats(now)
+        stats = self.replica.stats(now)
         self.beats += 1
-        return Heartbeat(
-            node=spec.node,
-            replica=spec.name,
-            incarnation="0",
+        return msgspec.structs.replace(
+            self.unchanging,
             beat=self.beats,
             state=self.state,
-            model=spec.model,
-            gpu=spec.gpu,
-            tp=spec.tp,
-            role=spec.role,
-            zone=spec.zone,
-            preemptible=spec.preemptible,
             notice_s=None if self.loss_at == math.inf else max(0.0, self.loss_at - now),
-            price=spec.price,
             uptime_s=max(0.0, now - self.joined),
             running=stats.running,
             waiting=stats.waiting,
             queued_prefill_tokens=stats.queued_prefill_tokens,
             kv_used_tokens=stats.kv_used_tokens,
             kv_capacity_tokens=stats.kv_capacity_tokens,
-            max_running=spec.config.max_running,
             step_time_s=stats.step_time,
-            step_model=self.step_model,
-            kv_token_bytes=spec.kv_token_bytes,
-            link_bandwidth=spec.link_bandwidth,
-            network_bandwidth=spec.network_bandwidth,
             prefix_queries=stats.prefix_queries,
             prefix_hits=stats.prefix_hits,
             received=self.received.copy(),
@@ -156,6 +138,35 @@ class Engine:
             bound_s=_bound(spec, replica),
             gaps=replica.gaps,
         )
+
+
+def _described(spec: ReplicaSpec) -> Heartbeat:
+    base, prefill, kv, sequence = spec.steps.step_coefficients(spec.config.max_batched_tokens)
+    return Heartbeat(
+        node=spec.node,
+        replica=spec.name,
+        incarnation="0",
+        beat=0,
+        state="loading",
+        model=spec.model,
+        gpu=spec.gpu,
+        tp=spec.tp,
+        role=spec.role,
+        zone=spec.zone,
+        preemptible=spec.preemptible,
+        price=spec.price,
+        max_running=spec.config.max_running,
+        step_model=StepModel(
+            base_s=base,
+            prefill_token_s=prefill,
+            kv_token_s=kv,
+            sequence_s=sequence,
+            chunk_tokens=spec.config.max_batched_tokens,
+        ),
+        kv_token_bytes=spec.kv_token_bytes,
+        link_bandwidth=spec.link_bandwidth,
+        network_bandwidth=spec.network_bandwidth,
+    )
 
 
 def _bound(spec: ReplicaSpec, replica: Model) -> float:
