@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from autopoiesis.contracts.messages.policy import Kind, Score
+from autopoiesis.contracts.messages.policy import Kind
 from autopoiesis.policy.language import policy_hash, verify
 from autopoiesis.synthesizer.archive import Islands
 from autopoiesis.synthesizer.budget import Budget
@@ -29,6 +29,8 @@ SEEDS = 3
 """Seeds that go on to every stage, however far below the best."""
 PARENTS = 6
 INSPIRATIONS = 2
+PATIENCE = 200
+"""Generations in a row without one draft after which nobody has anything more to say."""
 FAILURES = 20
 MIGRATE_EVERY = 4
 """Generations after which each island's best goes to the next island."""
@@ -109,8 +111,8 @@ class Evolution:
         inbox: list[Draft] = []
         asking = [asyncio.create_task(self._ask(proposer, inbox)) for proposer in background]
         try:
-            generation = 0
-            while self._has_time() and self._budget.candidates_left:
+            generation, silent = 0, 0
+            while self._has_time() and self._budget.candidates_left and silent < PATIENCE:
                 drafts, inbox[:] = list(inbox), []
                 control = generation % IID_EVERY == IID_EVERY - 1
                 island = generation % self.archive.count
@@ -118,6 +120,7 @@ class Evolution:
                 wanted = min(self._population, self._budget.candidates_left)
                 for proposer in proposers:
                     drafts += await proposer.propose(task, max(0, wanted - len(drafts)))
+                silent = 0 if drafts or not all(ask.done() for ask in asking) else silent + 1
                 arm = self.independent if control else self.evolved
                 if not await self._generation(drafts, arm, island, breed=not control):
                     await asyncio.sleep(0.01)  # nothing new came of it: let answers arrive
@@ -139,10 +142,11 @@ class Evolution:
         dominates, and then that one should be there to take its place. A search that overran its time still has its best one
         checked: else all of it was for nothing. `without` are hashes that do not come into question.
         """
-        distinct: dict[tuple[Score, ...], Scored] = {}
+        distinct: dict[object, Scored] = {}
         for policy in self.finished():
             if policy.hash not in without and policy.fitness >= 1 + min_gain and policy.result:
-                distinct.setdefault(policy.result.scores, policy)
+                done = policy.result.scores or tuple(policy.result.breakdown.items())
+                distinct.setdefault(done, policy)
         ranked = list(distinct.values())
         shipped = next((policy for policy in ranked if policy.origin == "library"), None)
         checked = []
