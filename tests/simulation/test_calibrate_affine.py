@@ -17,7 +17,9 @@ def sampled(count: int, *, noise: float, disturbed: float, seed: int = 0) -> lis
         prefill = rng.choice((0, 0, 0, rng.randint(1, 512)))
         sequences, kv_tokens = rng.randint(1, 16), rng.randint(0, 20_000)
         duration = BASE + PREFILL * prefill + KV * kv_tokens + SEQUENCE * sequences
-        duration *= rng.lognormvariate(0, noise) * (5 if rng.random() < disturbed else 1)
+        duration *= rng.lognormvariate(0, noise)
+        if rng.random() < disturbed:  # the machine paused, or two steps were noticed at once
+            duration *= rng.choice((5, 0.05))
         records.append(
             StepRecord(
                 at_unix_s=0.0,

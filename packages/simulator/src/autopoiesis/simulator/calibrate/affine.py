@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import least_squares, nnls
 
 from autopoiesis.contracts.messages.telemetry import StepRecord
-from autopoiesis.simulator.calibrate.fitting import NotIdentifiableError
+from autopoiesis.simulator.calibrate.fitting import NotIdentifiableError, Vector
 from autopoiesis.simulator.steptime import AffineSteps
 
 ENOUGH: Final = 20
-ROUNDS: Final = 20
-_CUT: Final = 2.0
-"""Median absolute errors beyond which a step pulls no harder: one that the machine disturbed says little of the engine."""
+ORDINARY: Final = 0.1
+"""Relative error beyond which a step pulls no harder: one that the machine disturbed says little of the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +40,17 @@ def fit_affine(records: Sequence[StepRecord]) -> AffineFit:
         [(1, record.prefill_tokens, record.kv_tokens, record.decode_sequences) for record in used], float
     )
     scale = np.maximum(features.max(axis=0), 1.0)
-    relative = features / scale / seconds[:, None]
-    weights = np.ones(len(used))
-    errors = np.zeros(len(used))
-    found = np.zeros(4)
-    for _ in range(ROUNDS):
-        found, _ = nnls(relative * weights[:, None], weights)
-        errors = relative @ found - 1
-        width = _CUT * max(float(np.median(np.abs(errors))), 1e-6)
-        weights = np.sqrt(np.minimum(1.0, width / np.maximum(np.abs(errors), 1e-12)))
+    design = features / scale
+    start, _ = nnls(design, seconds)
+    floor = 1e-6 * float(np.median(seconds))
+
+    def errors(coefficients: Vector) -> Vector:
+        ratio: Vector = np.log(design @ coefficients + floor) - np.log(seconds)
+        return ratio
+
+    found = least_squares(
+        errors, start + floor, bounds=(0.0, np.inf), loss="soft_l1", f_scale=ORDINARY, x_scale=seconds.mean()
+    ).x
     base, prefill, kv, sequence = (found / scale).tolist()
-    steps = AffineSteps(max(base, 1e-6), prefill, kv, sequence)
-    return AffineFit(steps, float(np.median(np.abs(errors))), len(used))
+    steps = AffineSteps(max(base, floor), prefill, kv, sequence)
+    return AffineFit(steps, float(np.median(np.abs(np.expm1(errors(found))))), len(used))
