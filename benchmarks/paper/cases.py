@@ -37,8 +37,8 @@ class Printed:
 class Rival:
     """A policy and how the paper-charged accounting charges it: seconds per call of `schedule`, or overhead windows.
 
-    `windows` are scheduling and reconfiguration together, step by step, as Figure 7 draws them; what our own reconfiguration takes
-    of one is subtracted, the rest is scheduling.
+    `windows` are scheduling and reconfiguration together, step by step, as Figure 7 draws them. They are scaled by our serving time
+    over the paper's, so that overhead keeps its share; what our own reconfiguration takes of one is subtracted, the rest is scheduling.
     """
 
     label: str

@@ -74,14 +74,9 @@ def compare(case: Case, bench: Bench, *, with_bound: bool = True, paper_only: bo
     """Run everybody; with `paper_only` the paper's rivals and the evolved policy alone."""
     found = Compared(case, winner(case.key))
     for rival in case.rivals:
-        windows = [*rival.windows_s, *[0.0] * (len(case.trace.steps) - len(rival.windows_s))]
         outcome = _tried(found, rival.label, rival.source, bench, rival)
         if outcome is not None and rival.windows_s:
-            intervals = tuple(
-                replace(interval, stale_s=max(0.0, window - interval.reconfigure_s))
-                for interval, window in zip(outcome.intervals, windows, strict=True)
-            )
-            outcome = replace(outcome, intervals=intervals)
+            outcome = _with_windows(outcome, rival)
         if outcome is not None:
             found.charged[rival.label] = outcome
     for name, source in ({} if paper_only else seeds(case)).items():
@@ -113,6 +108,18 @@ def alternatives(case: Case) -> Sequence[tuple[str, Case]]:
         trace = replace(case.trace, name=f"{case.trace.name} on another cluster", steps=steps)
         return [(f"{other['H100']} H100 + {other['H200']} H200", replace(case, trace=trace))]
     return [("attention not sharded by tensor parallelism", replace(case, assumptions=UNSHARDED))]
+
+
+def _with_windows(outcome: Outcome, rival: Rival) -> Outcome:
+    """Overhead windows as in the paper's bars, in proportion to serving time, which is shorter here than there."""
+    scale = outcome.serve_s / rival.printed.serve_s if rival.printed.serve_s else 1.0
+    windows = [scale * window for window in rival.windows_s]
+    windows += [0.0] * (len(outcome.intervals) - len(windows))
+    intervals = (
+        replace(interval, stale_s=max(0.0, window - interval.reconfigure_s))
+        for interval, window in zip(outcome.intervals, windows, strict=True)
+    )
+    return replace(outcome, intervals=tuple(intervals))
 
 
 def _evolved(found: Compared, source: str, bench: Bench) -> None:

@@ -145,7 +145,7 @@ class Evolution:
         distinct: dict[object, Scored] = {}
         for policy in self.finished():
             if policy.hash not in without and policy.fitness >= 1 + min_gain and policy.result:
-                done = policy.result.scores or tuple(policy.result.breakdown.items())
+                done: object = policy.result.scores or tuple(policy.result.breakdown.items())
                 distinct.setdefault(done, policy)
         ranked = list(distinct.values())
         shipped = next((policy for policy in ranked if policy.origin == "library"), None)
