@@ -64,8 +64,8 @@ def chat(content: str = "hello", **fields: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running_router(url: str, **flags: Any) -> AsyncIterator[RunningRouter]:
-    """A router on the bus at `url`; `flags` are settings of its section."""
+async def running_router(url: str, *, tracing: bool = False, **flags: Any) -> AsyncIterator[RunningRouter]:
+    """A router on the bus at `url`; `flags` are settings of its section. `tracing`: somebody records its spans."""
     given = {"silence_s": 0.6, "suspect_after_s": 0.5, "telemetry_interval_s": 0.02, "no_replica_wait_s": 0.3, "drain_s": 5.0, "listen_s": 0.0} | flags  # fmt: skip
     settings = Settings.load(
         RouterSettings,
@@ -73,7 +73,7 @@ async def running_router(url: str, **flags: Any) -> AsyncIterator[RunningRouter]
         flags={"bus.url": url, "scope": f"local/{MODEL}", "router.port": 0}
         | {f"router.{key}": value for key, value in given.items()},
     )
-    telemetry = Telemetry(CollectorRegistry(), [], tracing=False)
+    telemetry = Telemetry(CollectorRegistry(), [], tracing=tracing)
     info: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
     stopping: asyncio.Future[Service] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(run(settings, telemetry, info, stopping))

@@ -346,7 +346,7 @@ async def test_one_trace_from_http_to_the_worker(
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer", lambda *_, **__: provider.get_tracer("test"))
-    async with running_router(nats_url) as traced:
+    async with running_router(nats_url, tracing=True) as traced:
         await wait_for(lambda: whole_fleet(traced))
         context = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
         answer = await traced.client.post("/v1/chat/completions", json=chat(stream=True), headers=context)

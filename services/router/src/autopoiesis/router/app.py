@@ -70,6 +70,7 @@ async def main(settings: Settings, service: Service) -> None:
     """The process: telemetry around `serve`."""
     instance = f"{slug(settings[RouterSettings].name)}-{secrets.token_hex(4)}"
     gc.freeze()  # a full collection over all that was imported would stop every stream for some 25 ms
+    gc.set_threshold(20_000, 20, 20)  # requests leave no cycles: looking for them seldom finds any
     telemetry = configure("router", settings[TelemetrySettings], instance=instance)
     try:
         await serve(settings, service, telemetry, instance)

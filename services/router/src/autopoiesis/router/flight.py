@@ -65,6 +65,8 @@ class Flight:
         "span",
         "ticket",
         "token_ids",
+        "told",
+        "untold",
         "verbatim",
         "wire",
     )
@@ -97,6 +99,10 @@ class Flight:
         self.last_token = 0.0
         self.last_item = 0.0
         self.output_tokens = 0
+        self.untold = 0
+        """Tokens of which the dispatcher does not know yet."""
+        self.told = False
+        """It knows of the first token at this replica."""
         self.prompt_tokens = 0
         self.replica = ""
         self.attempts = 0

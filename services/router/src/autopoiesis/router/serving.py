@@ -347,6 +347,7 @@ class Serving:
         self._close_wire(flight)
         del self._flights[flight.ticket]
         flight.ticket = f"{flight.request_id}~{flight.resumes}"
+        flight.untold, flight.told = 0, False  # the next token is the first at another replica
         self._flights[flight.ticket] = flight
         self._listener.resumed(flight, reason)
         self._feed(_arrival(flight))
@@ -365,8 +366,10 @@ class Serving:
         flight.push(item, now)
         if flight.backlog >= CROWDED and flight.on_room is None:
             self._crowded(flight)
-        if tokens:
-            self._feed(ev.Tokens(flight.ticket, tokens))
+        flight.untold += tokens
+        if flight.untold >= TELL_EVERY or (tokens and not flight.told):
+            told, flight.untold, flight.told = flight.untold, 0, True
+            self._feed(ev.Tokens(flight.ticket, told))
 
     def _crowded(self, flight: Flight) -> None:
         """Its client does not keep up. What cannot be held back ends before it fills the memory."""
@@ -431,6 +434,8 @@ class Serving:
 _DEADLINE_GRACE_S: Final = 5.0
 _LOST: Final = frozenset({"unavailable", "overloaded", "internal", "stalled", "stream_broken"})
 """Ends that are the replica's fault: another one may do better."""
+TELL_EVERY: Final = 8
+"""Tokens of a stream of which the dispatcher is told together, after the first: an event costs more than a token."""
 OVERFLOW: Final = 4096
 """Items that wait for a slow client, beyond which its request ends."""
 _OUTCOME: Final[dict[str, Outcome]] = {

@@ -49,6 +49,9 @@ _WANTED: Final = frozenset(
 )
 
 
+_BEGINNINGS: Final = tuple(_WANTED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLoad:
     """None where the server does not say. Counts are sums over its engines; tokens."""
@@ -66,6 +69,8 @@ def parse(exposition: str) -> ServerLoad:
     samples: dict[str, list[float]] = {}
     capacity = 0
     for line in exposition.splitlines():
+        if not line.startswith(_BEGINNINGS):  # nearly all: servers expose a thousand lines
+            continue
         match = _LINE.match(line)
         if match is None or match[1] not in _WANTED:
             continue

@@ -55,33 +55,34 @@ class Completions:
             await _refuse(send, error, close=True)
             return
         try:
-            await self._serve(scope, receive, send, visit.tenant)
+            flight = await self._admit(scope, receive, send, visit.tenant)
+            if flight is None:
+                return
+            watch = asyncio.create_task(self._watch(receive, flight))
+            try:
+                self._serving.submit(flight)
+                await (self._stream(flight, send) if flight.intake.stream else self._whole(flight, send))
+            finally:
+                watch.cancel()
+                self._serving.leave(flight)
         finally:
             visit.leave()
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, tenant: bytes) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, tenant: bytes) -> Flight | None:
+        """The request; none where it was refused, or its client left meanwhile."""
+        path = scope["path"]
         try:
             if scope["method"] != "POST":
-                raise ApiError(
-                    405, f"{scope['path']} takes POST, not {scope['method']}", code="method_not_allowed"
-                )
+                raise ApiError(405, f"{path} takes POST, not {scope['method']}", code="method_not_allowed")
             body = await self._read(scope, receive)
-            path = scope["path"]
             endpoint = PATHS.get(path, "passthrough")
-            flight = self._admission.admit(endpoint, scope["headers"], body, path, tenant)
+            return self._admission.admit(endpoint, scope["headers"], body, path, tenant)
         except _Disconnected:
-            return
+            return None
         except ApiError as error:
             self._invalid(error.status)
             await _refuse(send, error, close=isinstance(error, TooLargeError))
-            return
-        watch = asyncio.create_task(self._watch(receive, flight))
-        try:
-            self._serving.submit(flight)
-            await (self._stream(flight, send) if flight.intake.stream else self._whole(flight, send))
-        finally:
-            watch.cancel()
-            self._serving.leave(flight)
+            return None
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         """The body. One that is too long is read on for a while: a client that still writes would not see the answer."""

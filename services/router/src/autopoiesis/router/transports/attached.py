@@ -20,7 +20,7 @@ from autopoiesis.runtime.servers.metrics import ServerLoad, parse
 log = structlog.get_logger(__name__)
 
 BEAT_S: Final = 0.25
-PROBE_S: Final = 0.5
+PROBE_S: Final = 1.0
 """Between two looks at the server's health and metrics."""
 PROBE_TIMEOUT_S: Final = 2.0
 FAILED_PROBES: Final = 2
