@@ -49,11 +49,20 @@ class Surface:
 @asynccontextmanager
 async def served(nats_url: str, engine: Engine, wait_for: WaitFor) -> AsyncIterator[Surface]:
     """A router and one replica of `engine` on the bus at `nats_url`."""
-    async with AsyncExitStack() as stack:
-        name = f"r{secrets.token_hex(3)}"
-        await stack.enter_async_context(replicas(nats_url, **{name: engine}))
-        router = await stack.enter_async_context(running_router(nats_url, **PATIENT))
+    async with (
+        replicas(nats_url, **{f"r{secrets.token_hex(3)}": engine}),
+        routed(nats_url, wait_for) as surface,
+    ):
+        yield surface
+
+
+@asynccontextmanager
+async def routed(nats_url: str, wait_for: WaitFor, **flags: Any) -> AsyncIterator[Surface]:
+    """A router alone; `flags` are settings of its section."""
+    async with running_router(nats_url, **PATIENT, **flags) as router:
+        router.client.timeout = httpx.Timeout(
+            90.0
+        )  # every request takes several processes' turns on a busy machine
         await wait_for(router.ready)
-        client = openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="k", max_retries=0)
-        await stack.enter_async_context(client)
-        yield Surface(router.url, client, router.client)
+        async with openai.AsyncOpenAI(base_url=f"{router.url}/v1", api_key="k", max_retries=0) as client:
+            yield Surface(router.url, client, router.client)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import openai
 import pytest
-from served_replicas import MODEL, Surface, served
+from served_replicas import MODEL, Surface, routed, served
 
 from autopoiesis.contracts.messages.infer import FailureCode, Generate
 from autopoiesis.contracts.messages.telemetry import StepRecord
@@ -74,11 +74,11 @@ def simulated() -> SimulatedEngine:
     return SimulatedEngine("r", MODEL, "H100", 1, SimulatedOptions())
 
 
-@pytest.fixture(params=["simulated", "attached"])
+@pytest.fixture(params=["simulated", "attached", "direct"])
 async def surface(
     request: pytest.FixtureRequest, nats_url: str, wait_for: Callable[..., Any]
 ) -> AsyncIterator[Surface]:
-    """In front of a simulated engine; or of another router, attached by its URL, that is."""
+    """In front of a simulated engine; or of another router, attached by its URL to a worker or to the router itself."""
     if request.param == "simulated":
         async with served(nats_url, simulated(), wait_for) as surface:
             yield surface
@@ -86,7 +86,10 @@ async def surface(
     own: embedded.NatsServer = request.getfixturevalue("own_nats")
     async with AsyncExitStack() as stack:
         behind = await stack.enter_async_context(served(own.url, simulated(), wait_for))
-        yield await stack.enter_async_context(served(nats_url, AttachedEngine(behind.url), wait_for))
+        if request.param == "attached":
+            yield await stack.enter_async_context(served(nats_url, AttachedEngine(behind.url), wait_for))
+        else:
+            yield await stack.enter_async_context(routed(nats_url, wait_for, attach=(behind.url,)))
 
 
 async def test_models(surface: Surface) -> None:
@@ -164,7 +167,7 @@ async def test_text_completions(surface: Surface) -> None:
     async for chunk in await create(
         model=MODEL, prompt=[[1], [2]], stream=True, max_tokens=6, extra_body=SHORT
     ):
-        ended += [choice.index for choice in chunk.choices if choice.finish_reason]
+        ended += [choice.index for choice in chunk.choices if str(choice.finish_reason) == "length"]
     assert sorted(ended) == [0, 1]
     with pytest.raises(openai.BadRequestError) as bad:
         await create(model=MODEL, prompt=[1, 2], echo=True)
@@ -335,3 +338,23 @@ async def test_tools_in_messages(nats_url: str, wait_for: Callable[..., Any]) ->
     assert chat["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"city":"0"}'
     assert chat["messages"][3]["content"][0]["image_url"]["url"] == "data:image/png;base64,AAAA"
     assert (chat["tool_choice"], chat["max_tokens"]) == ("required", 9)
+
+
+async def test_long_prompts_and_pictures(surface: Surface) -> None:
+    """200,000 tokens of text, and a picture of five million bytes: both fit into one message of the bus."""
+    book = "word " * 160_000
+    answer = await surface.http.post("/tokenize", json={"model": MODEL, "prompt": book})
+    assert answer.json()["count"] == 200_000
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5_000_000}}
+    parts: Any = [{"type": "text", "text": "what is it"}, picture]
+    seen = await surface.openai.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": parts}], max_tokens=6, extra_body=SHORT
+    )
+    assert seen.usage is not None
+    assert seen.usage.completion_tokens == 6
+    huge = await surface.http.post("/v1/chat/completions", json={"model": MODEL, "user": "x" * 17_000_000})
+    assert huge.status_code == 413
+    error = huge.json()["error"]
+    assert error["code"] == "request_too_large"
+    assert "router.max_body_bytes" in error["message"]
+    assert "max_payload" in error["message"]

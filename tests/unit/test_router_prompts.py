@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopoiesis.router.prompts import BLOCK_BYTES, block_hashes
+from autopoiesis.router.prompts import BLOCK_BYTES, MAX_BLOCKS, block_hashes
 
 KEY = b"installation"
 
@@ -35,3 +35,10 @@ def test_equal_blocks_at_different_places_differ() -> None:
 def test_the_key_decides() -> None:
     text = bytes(BLOCK_BYTES)
     assert block_hashes(text, KEY) != block_hashes(text, b"another installation")
+
+
+def test_very_long_prompts_are_known_by_their_beginning() -> None:
+    text = bytes(BLOCK_BYTES) * (MAX_BLOCKS + 5)
+    hashes = block_hashes(text, b"k")
+    assert len(hashes) == MAX_BLOCKS
+    assert hashes == block_hashes(text[: MAX_BLOCKS * BLOCK_BYTES], b"k")

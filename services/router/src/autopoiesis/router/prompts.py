@@ -12,6 +12,9 @@ from typing import Final
 BLOCK_BYTES: Final = 1024
 """UTF-8 bytes per hashed block: 256 tokens at the usual four bytes per token."""
 
+MAX_BLOCKS: Final = 2048
+"""Blocks that are hashed: half a million tokens, and no more than fits beside a body in one message of the bus."""
+
 _MASK: Final = (1 << 63) - 1
 
 
@@ -21,14 +24,14 @@ def digest(data: bytes) -> bytes:
 
 
 def block_hashes(text: bytes, key: bytes) -> tuple[int, ...]:
-    """Chained hashes of the full blocks of `text`, as 63-bit integers.
+    """Chained hashes of the full blocks of `text`, as 63-bit integers; of the first `MAX_BLOCKS` of them.
 
     Equal hashes at one position mean equal text up to the end of that block. `key` (at most 64 bytes) is the
     installation's secret: without it nobody can test whether a guessed prompt was seen.
     """
     hashes = []
     chain = b""
-    for end in range(BLOCK_BYTES, len(text) + 1, BLOCK_BYTES):
+    for end in range(BLOCK_BYTES, min(len(text), MAX_BLOCKS * BLOCK_BYTES) + 1, BLOCK_BYTES):
         chain = blake2b(chain + text[end - BLOCK_BYTES : end], digest_size=8, key=key).digest()
         hashes.append(int.from_bytes(chain, "big") & _MASK)
     return tuple(hashes)
