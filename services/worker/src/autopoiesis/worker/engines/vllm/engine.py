@@ -101,6 +101,8 @@ async def load(configure: Configure, progress: Callable[[float], None]) -> Loade
         stat_loggers=[observe],
         disable_log_stats=engine_args.disable_log_stats,
     )
+    llm.follow_clock()
+    observers[0].clock = lambda: llm.step_ended_at
     progress(0.9)
     tasks = await llm.get_supported_tasks()
     app = build_app(args, tasks, llm.model_config)

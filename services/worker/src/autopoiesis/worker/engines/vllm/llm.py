@@ -23,6 +23,20 @@ class ResumingLLM(AsyncLLM):  # type: ignore[misc]
 
     on_prompt: OnPrompt | None = None
     """Called with each request and its prompt's tokens."""
+    step_ended_at = 0.0
+    """When the core made the outputs that are handled now, seconds of the machine's monotonic clock."""
+
+    def follow_clock(self) -> None:
+        """Keep `step_ended_at`. Outputs wait in a queue: when they are handled here says little of when their step ended."""
+        core = self.engine_core
+        receive = core.get_output_async
+
+        async def stamped() -> Any:
+            outputs = await receive()
+            self.step_ended_at = outputs.timestamp
+            return outputs
+
+        core.get_output_async = stamped
 
     def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from vllm.config import VllmConfig
@@ -20,6 +21,8 @@ class Observer(StatLoggerBase):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
         self.config = vllm_config
+        self.clock: Callable[[], float] = time.monotonic
+        """When the step ended that is being recorded, monotonic seconds."""
         self.steps = StepWatch(
             chunk_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
             kv_capacity_tokens=self.kv_capacity_tokens,
@@ -48,7 +51,7 @@ class Observer(StatLoggerBase):  # type: ignore[misc]
         details = scheduler_stats.iteration_details
         if details is not None and not details.is_dummy:
             self.steps.step(
-                time.monotonic(),
+                self.clock(),
                 time.time(),
                 waited_s=details.elapsed_ms / 1e3,
                 prefill_tokens=details.num_ctx_tokens,
