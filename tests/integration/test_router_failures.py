@@ -8,6 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from router_harness import (
     WORDS,
     Engine,
@@ -209,10 +213,15 @@ def going_on(words: int) -> Engine:
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])
-async def test_a_stream_goes_on_at_another_worker(nats_url: str, wait_for: Wait, frozen: bool) -> None:
+async def test_a_stream_goes_on_at_another_worker(
+    nats_url: str, wait_for: Wait, frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", lambda *_, **__: provider.get_tracer("test"))
     async with (
         stub_worker(nats_url, "a", engine=going_on(3)) as first,
-        running_router(nats_url) as router,
+        running_router(nats_url, tracing=True) as router,
     ):
         await wait_for(router.ready)
         call = asyncio.create_task(router.chat(stream=True, stream_options={"include_usage": True}))
@@ -235,6 +244,10 @@ async def test_a_stream_goes_on_at_another_worker(nats_url: str, wait_for: Wait,
         assert done == "[DONE]"
         assert events[-1]["usage"]["completion_tokens"] == len(WORDS)
         assert "autopoiesis_router_resumed_streams_total 1.0" in (await router.client.get("/metrics")).text
+    *_, server = exporter.get_finished_spans()
+    [event] = [event for event in server.events if event.name == "resumed"]
+    assert event.attributes is not None
+    assert event.attributes["autopoiesis.tokens"] == 3
 
 
 @pytest.mark.parametrize(
