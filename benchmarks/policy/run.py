@@ -2,7 +2,8 @@
 
 `python benchmarks/policy/run.py [--json FILE] [--quick]`. Times are processor time, the median of several rounds, of
 whole calls: metering, the policy and the check of its answer. Plain Python runs the same source, unmetered and
-unchecked. `scoring` is a policy like those a language model writes: a weighted score in nested loops.
+unchecked. `scoring` is a policy like those a language model writes: a weighted score in nested loops. At the end: for how long one
+decision can block the router's event loop, per fuel limit, and what the jail adds to an evaluation.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jailed import overhead
+
 from autopoiesis.policy import library
 from autopoiesis.policy.api import HOLD, REJECT, Assign, DispatchContext, Replica, Request
 from autopoiesis.policy.language import DEFAULT_FUEL, OutOfFuel, compile_policy, verify
 
 SIZES = (8, 32, 256)
+FUELS = (10_000, 100_000, 1_000_000)
+JAILED = 200
+"""Evaluations in the jail and outside."""
 SCORING = '''"""A weighted score over load, memory, prefix and speed, with a bonus for loaded adapters."""
 import math
 
@@ -129,10 +135,10 @@ def measure(source: str, budget_s: float) -> dict[str, float]:
     return result
 
 
-def burn(body: str) -> float:
-    """Microseconds until a program that never ends runs out of the default fuel."""
+def burn(body: str, fuel: int) -> float:
+    """Microseconds until a program that never ends runs out of `fuel`."""
     source = f"def prioritize(request, ctx):\n    return 0.0\n\n\ndef route(request, replicas, ctx):\n{body}"
-    policy = compile_policy(source, "dispatch")
+    policy = compile_policy(source, "dispatch", fuel=fuel)
     request, replicas, context = fleet(32)
 
     def once() -> None:
@@ -166,11 +172,19 @@ def main() -> None:
         row = rows[name] = measure(source, budget_s)
         cells = "".join(f"{row[f'us_{size}']:10.1f}{row[f'ratio_{size}']:7.2f}" for size in SIZES)
         print(f"{name:24}{row['verify_ms']:10.2f}{row['compile_ms']:11.2f}{cells}")
-    burned = {name: burn(body) for name, body in BURNERS.items()}
-    worst = max(burned, key=burned.__getitem__)
-    print(f"\nlongest call on {DEFAULT_FUEL['dispatch']} units of fuel: {burned[worst]:.0f} us ({worst})")
+    burned = {fuel: {name: burn(body, fuel) for name, body in BURNERS.items()} for fuel in FUELS}
+    print(f"\n{'fuel':>9}{'longest us':>12}  by (default: {DEFAULT_FUEL['dispatch']:,})")
+    for fuel, times in burned.items():
+        worst = max(times, key=times.__getitem__)
+        print(f"{fuel:9,}{times[worst]:12,.0f}  {worst}")
+    jail = overhead(20 if arguments.quick else JAILED)
+    print(
+        f"\njail: {jail['jailed_s'] * 1e3:.1f} ms of processor time per evaluation, {jail['plain_s'] * 1e3:.1f} ms without: "
+        f"{jail['added_s'] * 1e3:.1f} ms more (ratio {jail['ratio']:.2f})"
+    )
     if arguments.json:
-        summary: dict[str, Any] = {"worst_case_us": burned}
+        summary: dict[str, Any] = {"worst_case_us": burned[DEFAULT_FUEL["dispatch"]], "jail": jail}
+        summary["worst_case_us_by_fuel"] = {fuel: max(times.values()) for fuel, times in burned.items()}
         for size in SIZES:
             summary[f"us_per_decision_{size}"] = {
                 name: round(row[f"us_{size}"], 2) for name, row in rows.items()

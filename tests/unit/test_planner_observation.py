@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -135,7 +137,7 @@ def test_epochs_decide_which_plan_policy_is_in_force() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"api": 99}, {"hash": "0" * 64}, {"source": "import os"}])
-def test_what_is_no_policy_of_ours_is_not_taken(wrong: dict[str, object]) -> None:
+def test_what_is_no_policy_of_ours_is_not_taken(wrong: dict[str, Any]) -> None:
     policies = Policies("plan_keep", max_strikes=2)
     assert not policies.hear(activation(4, **wrong))
     assert policies.idle
