@@ -1,9 +1,12 @@
 """The pages tell the truth: the generated one is current, the example on the other one runs."""
 
+import math
 import re
 from pathlib import Path
 
 from golden import state
+from plan_world import context as plan_context
+from plan_world import makespan
 
 from autopoiesis.policy.api import VIEWS, Assign
 from autopoiesis.policy.fields import FIELDS
@@ -47,3 +50,12 @@ def test_worked_example_does_what_the_page_says() -> None:
     assert policy.route(request, fleet, context) == Assign(0, priority=1)
     assert policy.title.startswith("Long prompts to fast replicas")
     assert policy.reads["Request"] == {"arrival", "ttft_slo", "prompt_tokens", "waited"}
+
+
+def test_the_plan_policy_of_the_page_plans() -> None:
+    page = (DOCS / "writing-a-policy.md").read_text(encoding="utf-8")
+    source = page.split("## A plan policy")[1].split("```python\n")[1].split("```")[0]
+    ctx = plan_context([(30, 512, 256), (20, 512, 256)], {"H100": 8})
+    policy = compile_policy(source, "plan")
+    assert policy.should_reschedule(ctx)
+    assert makespan(ctx, policy.schedule(ctx)) < math.inf
