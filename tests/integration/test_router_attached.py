@@ -9,6 +9,8 @@ import pytest
 from openai_server import OpenAIServer
 from router_harness import RunningRouter, data, running_router, stub_worker
 
+from autopoiesis.contracts.slo import STANDARD
+
 Wait = Callable[..., Any]
 MODEL = "served/model"
 
@@ -90,6 +92,23 @@ async def test_a_stream_that_breaks_ends_with_a_typed_error(wait_for: Wait) -> N
         *_, last = data(answer.text)
         assert last["error"]["code"] == "unavailable"
         assert "[DONE]" not in answer.text
+
+
+async def test_priorities_go_along_where_the_servers_take_them(wait_for: Wait) -> None:
+    async with (
+        OpenAIServer(tokens=2).running() as server,
+        running_router("", attach=[server.url], attach_priority=True) as router,
+    ):
+        await wait_for(router.ready)
+        for klass in ("batch", "interactive"):
+            for stream in (True, False):
+                headers = {"x-slo-class": klass}
+                body = ask(stream=stream)
+                await router.client.post("/v1/chat/completions", json=body, headers=headers)
+        priorities = [body.get("priority") for body in server.bodies]
+        expected = [STANDARD.of(klass).priority or None for klass in ("batch", "interactive")]
+        assert priorities == [expected[0], expected[0], expected[1], expected[1]]
+        assert len(set(expected)) == 2
 
 
 async def test_a_dead_server_costs_nobody_a_request(wait_for: Wait) -> None:

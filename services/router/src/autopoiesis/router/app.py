@@ -87,7 +87,7 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
         record = _open_record(Path(own.record))
         service.on_exit(partial(asyncio.to_thread, record.close))
     servers = attached_servers(own, instance)
-    transport = Transports(BusTransport(), DirectTransport(servers))
+    transport = Transports(BusTransport(), DirectTransport(servers, priorities=own.attach_priority))
     link = Link(instance, settings[General].scope, transport.bus, own.stall_s)
     await link.join(settings[BusSettings], service, needed=not servers)
     router = assemble(settings, link, transport, telemetry, instance, record.write if record else None)

@@ -38,6 +38,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """API key that the attached servers want."""
     attach_gpu: str = "unknown"
     """GPU type of the attached servers, for policies and reports."""
+    attach_priority: bool = False
+    """Pass priorities on to the attached servers, as `priority` in the body: vLLM needs `--scheduling-policy priority` for it."""
     models: dict[str, ModelSettings] = msgspec.field(default_factory=dict)
     default_max_tokens: _Count = 4096
     """Assumed for chat requests without a limit, where `models` says nothing."""

@@ -54,7 +54,9 @@ class DirectTransport:
 
     replies: Replies
 
-    def __init__(self, servers: Iterable[AttachedServer]) -> None:
+    def __init__(self, servers: Iterable[AttachedServer], *, priorities: bool = False) -> None:
+        """`priorities`: whether the servers take them."""
+        self._priorities = priorities
         self.servers = {server.name: server for server in servers}
         self._exchanges: dict[str, _Exchange] = {}
 
@@ -63,7 +65,7 @@ class DirectTransport:
         server.sent = generate.nth
         exchange = self._exchanges[generate.request_id] = _Exchange(self, server, generate)
         try:
-            body = upstream_body(generate)
+            body = upstream_body(generate, priority=self._priorities)
         except ServerError as error:
             exchange.fail(error)
             return
@@ -95,12 +97,14 @@ class DirectTransport:
         self._exchanges.pop(wire, None)
 
 
-def upstream_body(generate: Generate) -> bytes:
+def upstream_body(generate: Generate, *, priority: bool = False) -> bytes:
     """The client's body; a stream is asked for its token counts as well. Raises ServerError.
 
-    Bodies without options of their own, nearly all, are only spliced.
+    Bodies without options of their own, nearly all, are only spliced. With `priority` ours goes along, unless it is 0.
     """
     body = bytes(generate.body)
+    if priority and generate.priority and generate.endpoint != "passthrough" and b'"priority"' not in body:
+        body = body.rstrip()[:-1] + b',"priority":%d}' % generate.priority
     if b'"simulate"' in body or (generate.stream and b'"stream_options"' in body):
         return protocol.upstream_body(body, stream=generate.stream and generate.endpoint != "passthrough")
     if not generate.stream or generate.endpoint == "passthrough":
