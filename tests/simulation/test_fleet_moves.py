@@ -1,6 +1,7 @@
 """Fleets that move: loading, sleep, notices, silent losses, plans that replace one another, spot membership."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from autopoiesis.simulator.moves import replan, spot_fleet, start, wake
 from autopoiesis.simulator.requests.outcome import FAILED, FINISHED
 from autopoiesis.simulator.startup import StartupCosts
 from autopoiesis.simulator.workload import generate as gen
-from autopoiesis.simulator.workload.spot import NodeChange
+from autopoiesis.simulator.workload.spot import NodeChange, load_spot
 
+SPOT = Path(__file__).parents[3] / "shared/traces/spot/bamboo_p3-trace.csv.gz"
 GOAL = SLO(ttft_s=1.0, tpot_s=0.05)
 AVOIDS_LOSS = """API = 1
 def prioritize(request, ctx):
@@ -159,6 +161,19 @@ def test_spot_membership_becomes_a_fleet() -> None:
     late = spot_fleet(membership, spec("x"), start_s=22.0)
     assert [s.name for s in late.replicas] == ["n2"]
     assert [c.kind for c in late.changes] == ["join", "join", "fail"]
+
+
+@pytest.mark.skipif(not SPOT.exists(), reason=f"needs {SPOT.name} (uclasystem/bamboo)")
+def test_recorded_spot_membership_is_survived() -> None:
+    fleet = spot_fleet(
+        load_spot(SPOT), spec("x"), notice_s=30.0, how="warm", nodes=6, start_s=2400.0, span_s=1800.0
+    )
+    assert len(fleet.changes) > 5
+    run = evaluate("least_requests", gen.poisson(3, 1800, seed=3), fleet, GOAL).runs[0]
+    lost = {change.replica for change in fleet.changes if change.kind == "notice"}
+    assert (run.outcome == FINISHED).mean() > 0.95
+    for totals in run.replicas:
+        assert (totals.present_s < 1800.0) or totals.name not in lost
 
 
 def test_changes_that_make_no_sense() -> None:

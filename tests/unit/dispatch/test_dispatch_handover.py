@@ -10,7 +10,7 @@ from autopoiesis.dispatch import events as ev
 from autopoiesis.dispatch.core import Dispatcher
 from autopoiesis.policy.api import HOLD, Assign, DispatchContext, Replica, Request, RouteDecision
 
-LINKS = {"kv_token_bytes": 1000, "link_bandwidth": 1e6, "network_bandwidth": 1e5}
+LINKS: dict[str, Any] = {"kv_token_bytes": 1000, "link_bandwidth": 1e6, "network_bandwidth": 1e5}
 
 
 class Splitting(FakePolicy):

@@ -73,23 +73,26 @@ def spot_fleet(
     """One replica like `spec` on each node of a membership trace (`workload.spot.load_spot`), preemptible.
 
     Who is there at `start_s` of the trace is ready at 0; later ones load first. `notice_s` before it goes a node is told
-    (0: never). `nodes` keeps the trace's first so many. Raises `ValueError` where no node remains.
+    (0: never). At most `nodes` are there at a time; what joins while there are as many is left out. Raises `ValueError` where no
+    node remains.
     """
     takes_s = costs.seconds(spec, how)
-    kept: dict[str, int] = {}
+    turns: dict[str, int] = {}
     standing: dict[str, tuple[str, float]] = {}
     changes: list[Change] = []
     initial: dict[str, ReplicaSpec] = {}
     for change in membership:
         at = change.at - start_s
-        if at > span_s or (change.node not in kept and nodes is not None and len(kept) >= nodes):
-            continue
+        if at > span_s:
+            break
         if change.change == "remove":
             if change.node in standing:
                 name, since = standing.pop(change.node)
                 _remove(changes, initial, name, since, at, notice_s)
             continue
-        kept[change.node] = turn = kept.get(change.node, 0) + 1
+        if nodes is not None and len(standing) >= nodes:
+            continue
+        turns[change.node] = turn = turns.get(change.node, 0) + 1
         name = f"{change.node}~{turn}" if turn > 1 else change.node
         own = replace(spec, name=name, node=name, preemptible=True)
         standing[change.node] = name, at

@@ -17,6 +17,7 @@ from autopoiesis.contracts.slo import Objectives
 from autopoiesis.simulator.extras import pandas
 from autopoiesis.simulator.replica import GAP_BINS_PER_E
 from autopoiesis.simulator.requests.outcome import (
+    ABANDONED,
     FAILED,
     FINISHED,
     OPEN,
@@ -84,6 +85,8 @@ class Run:
     """Length of the scored window."""
     faults: dict[str, int]
     quarantined: bool
+    makespan_s: float = 0.0
+    """From the first scored arrival to the end of the run."""
     plan: PlanTotals | None = None
     """Of the plan policy, where one ran."""
 
@@ -112,6 +115,7 @@ class Run:
             "goodput": float(self.met[scored].sum()) / self.span_s if self.span_s else 0.0,
             "rejected": float((self.outcome[scored] == REJECTED).mean()) if len(self) else 0.0,
             "finished": float((self.outcome[scored] == FINISHED).mean()) if len(self) else 0.0,
+            "abandoned": float((self.outcome[scored] == ABANDONED).mean()) if len(self) else 0.0,
             "failed": float((self.outcome[scored] == FAILED).mean()) if len(self) else 0.0,
             "retried": float((self.attempts[scored] > 1).mean()) if len(self) else 0.0,
             "tokens_per_s": float(self.tokens[scored].sum()) / self.span_s if self.span_s else 0.0,
@@ -134,6 +138,7 @@ class Run:
         out["fallback"] = float(self.fallback[scored].mean()) if len(self) else 0.0
         out["faults"] = sum(self.faults.values())
         plan = self.plan or PlanTotals()
+        out["makespan_s"] = self.makespan_s
         out["reschedules"] = plan.reschedules
         out["scheduling_s"] = plan.scheduling_s
         out["plan_faults"] = sum(plan.faults.values())
@@ -288,6 +293,7 @@ def make_run(prepared: Prepared, outcome: Outcome, *, load: float, scored_from_s
         span_s=max(0.0, float(arrival.max(initial=0.0)) - scored_from_s) if scored.any() else 0.0,
         faults=dict(outcome.faults),
         quarantined=outcome.quarantined,
+        makespan_s=max(0.0, outcome.ended_at - float(arrival[scored].min(initial=math.inf))),
         plan=outcome.plan,
     )
     _check(run, trace.output_tokens, ended)

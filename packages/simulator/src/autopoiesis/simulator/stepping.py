@@ -235,7 +235,9 @@ class SteppingReplica:
         self.steps += 1
         self._took = now - self._begun
         self.busy_s += self._took
-        self.bound_s += self.step_time.lower_bound(chunks, decodes, kv, sampled)
+        bound = self.step_time.lower_bound(chunks, decodes, kv, sampled)
+        assert self._took >= bound * (1 - 1e-9), "a step faster than ideal hardware"
+        self.bound_s += bound
         self.layer_tokens += decodes + sum(tokens for tokens, _ in chunks)
         self.kv_tokens_read += kv
 
