@@ -92,6 +92,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finishe
     finish_reason: FinishReason
     prompt_tokens: int
     output_tokens: int
+    """Of the whole answer; `resume_token_ids` count as output, not as prompt."""
     cached_tokens: int = 0
     text: str = ""
     first_token_s: float = 0.0
