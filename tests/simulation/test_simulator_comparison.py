@@ -1,5 +1,6 @@
 """`compare` says of each policy what `evaluate` says, on one core or several, and draws it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_every_picture_can_be_drawn(compared: Comparison, traffic: Trace, tmp_pa
         "ttft": plots.ttft_cdf(compared),
         "in_system": plots.in_system(run),
         "utilisation": plots.utilisation(run),
+        "timeline": plots.fleet_timeline(run),
     }
     for name, figure in figures.items():
         figure.savefig(tmp_path / name, format="png")
@@ -93,3 +95,20 @@ def test_requests_in_the_picture_are_those_in_the_system(traffic: Trace) -> None
         there = ((run.arrival_s <= time) & (run.ended_s > time)).sum()
         assert held[place] + waiting[place] + decoding[place] == there > 0
     assert held[2] == waiting[2] == decoding[2] == 0
+
+
+def test_a_run_knows_when_each_replica_was_what(traffic: Trace) -> None:
+    first, second = Fleet.parse(FLEET).replicas
+    late = replace(second, name="late")
+    changes = [
+        Change(at=20.0, kind="fail", replica=second.name),
+        Change(at=30.0, kind="join", replica="late", spec=late, takes_s=5.0),
+    ]
+    run = evaluate("least_requests", traffic, Fleet((first, second)).with_changes(changes), GOAL).runs[0]
+    assert {replica.name: replica.history for replica in run.replicas} == {
+        first.name: ((0.0, "ready"),),
+        second.name: ((0.0, "ready"), (20.0, "failed")),
+        "late": ((30.0, "loading"), (35.0, "ready")),
+    }
+    (axis,) = plots.fleet_timeline(run).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == [first.name, second.name, "late"]

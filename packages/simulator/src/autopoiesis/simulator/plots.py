@@ -27,6 +27,12 @@ DASHES: Final = ("-", "--", "-.", (0, (5, 1.5, 1, 1.5, 1, 1.5)), "-", "--", "-."
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 GREY: Final = "#B8B8B8"
 INK: Final = "#333333"
+STATES: Final[dict[str, dict[str, Any]]] = {
+    "loading": {"facecolor": "white", "edgecolor": COLOURS[5], "hatch": "////", "linewidth": 0.8},
+    "ready": {"facecolor": COLOURS[0]},
+    "draining": {"facecolor": COLOURS[4]},
+}
+"""How a timeline draws a replica's states; those that hold no GPU are blank."""
 POINTS: Final = 600
 """Places in time at which a run is drawn."""
 
@@ -138,6 +144,33 @@ def utilisation(run: Run) -> Figure:
     axis.set_yticks(places, [replica.name for replica in totals])
     axis.set(xlabel="time computing (%)", xlim=(0, 108))
     axis.invert_yaxis()
+    return figure
+
+
+def fleet_timeline(run: Run) -> Figure:
+    """When each replica loaded, served, drained and was gone. Replicas are in order of joining, hatched where loading."""
+    totals = run.replicas
+    figure, axis = _single(9.0, 1.5 + 0.24 * len(totals), lines="x")
+    began = min(replica.history[0][0] for replica in totals)
+    ended = float(np.nanmax(run.ended_s, initial=began + 1.0))
+    scale, unit = _time_unit(ended - began)
+    for place, replica in enumerate(totals):
+        until = [*(since for since, _ in replica.history[1:]), max(ended, replica.history[-1][0])]
+        for (since, state), end in zip(replica.history, until, strict=True):
+            look = STATES.get(state)
+            if look is not None:
+                axis.barh(place, (end - since) / scale, left=since / scale, height=0.7, **look)
+        if replica.history[-1][1] == "failed":
+            axis.plot(replica.history[-1][0] / scale, place, marker="x", color=INK, markersize=6, zorder=4)
+    seen = {state for replica in totals for _, state in replica.history}
+    for state in (state for state in STATES if state in seen):
+        axis.fill([], [], label=state, **STATES[state])
+    if "failed" in seen:
+        axis.plot([], [], "x", color=INK, label="failed")
+    axis.set_yticks(range(len(totals)), [replica.name for replica in totals])
+    axis.set(xlabel=f"time ({unit})", xlim=(began / scale, ended / scale))
+    axis.invert_yaxis()
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 
 

@@ -25,6 +25,7 @@ class Engine:
         "due",
         "held_from",
         "held_s",
+        "history",
         "inbound",
         "joined",
         "left",
@@ -57,6 +58,7 @@ class Engine:
         self.link_free = now
         """When its link has moved all that left it."""
         self.state: ReplicaState = "ready"
+        self.history: list[tuple[float, ReplicaState]] = [(now, "ready")]
         self.joined = now
         """When it was last ready."""
         self.ready_at = now
@@ -85,7 +87,13 @@ class Engine:
         self.held_from = now
         self.ready_at = self.joined = now + takes_s
         self.loading_s += takes_s
-        self.state = "loading" if takes_s else "ready"
+        self.become("loading" if takes_s else "ready", now)
+
+    def become(self, state: ReplicaState, now: float) -> None:
+        self.state = state
+        if self.history[-1][0] == now:
+            self.history.pop()
+        self.history.append((now, state))
 
     def release(self, now: float) -> None:
         """Give the GPUs up."""
@@ -137,6 +145,7 @@ class Engine:
             prefix_hits=replica.prefix_hits,
             bound_s=_bound(spec, replica),
             gaps=replica.gaps,
+            history=tuple(self.history),
         )
 
 

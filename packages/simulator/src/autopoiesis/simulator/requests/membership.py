@@ -83,14 +83,14 @@ class Membership:
             self._wake(engine, change.takes_s, now)
         else:
             engine.asleep = change.kind == "sleep"
-            engine.state = "draining"
+            engine.become("draining", now)
             self.idle(now, engine)
 
     def idle(self, now: float, engine: Engine) -> None:
         """Its last work may have ended: one that drains then leaves, or falls asleep."""
         if engine.state != "draining" or engine.inbound or engine.replica.next_event_time() < math.inf:
             return
-        engine.state = "stopped"
+        engine.become("stopped", now)
         engine.replica.drop_all()
         engine.release(now)
         self._tell(now, ev.Beat(engine.heartbeat(now)))
@@ -116,7 +116,7 @@ class Membership:
 
     def _ready(self, engine: Engine, now: float) -> None:
         if engine.state == "loading" and engine.ready_at == now:
-            engine.state = "ready"
+            engine.become("ready", now)
             self._tell(now, ev.Beat(engine.heartbeat(now)))
 
     def _wake(self, engine: Engine, takes_s: float, now: float) -> None:
@@ -126,12 +126,12 @@ class Membership:
         if engine.state == "stopped":
             self._load(engine, takes_s, now)
         else:
-            engine.state = "ready"
+            engine.become("ready", now)
 
     def _fail(self, engine: Engine, unnoticed_s: float, now: float) -> None:
         if engine.left == engine.left:
             return
-        engine.state = "failed"
+        engine.become("failed", now)
         engine.silent = unnoticed_s > 0
         engine.left = now
         engine.release(now)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from autopoiesis.contracts.messages.fleet import ReplicaState
+
 OPEN, FINISHED, REJECTED, FAILED, ABANDONED, EXPIRED, UNFINISHED = range(7)
 OUTCOMES: Final = ("open", "finished", "rejected", "failed", "abandoned", "expired", "unfinished")
 """Names of the outcome codes. Only `finished` can meet an objective."""
@@ -74,6 +76,8 @@ class ReplicaTotals:
     """Least time that ideal hardware needs for the same steps."""
     gaps: dict[int, int] = field(default_factory=dict)
     """Inter-token gaps, counted in the replica's logarithmic bins."""
+    history: tuple[tuple[float, ReplicaState], ...] = ()
+    """Its states and when each began, seconds on the clock of the arrivals."""
 
 
 @dataclass(slots=True)
