@@ -19,7 +19,7 @@ from autopoiesis.router.identity import Identities
 from autopoiesis.router.intake import read
 from autopoiesis.router.policies import compile_activation
 from autopoiesis.router.records import record
-from autopoiesis.router.serving import Patience, Serving
+from autopoiesis.router.serving import OVERFLOW, Patience, Serving
 
 
 class Clock:
@@ -342,3 +342,65 @@ async def test_stopping_ends_what_runs(world: World) -> None:
     assert error.code == "shutting_down"
     assert world.wire.cancelled == [("q1", "cancelled")]
     assert await world.serving.idle(0.0)
+
+
+def token(seq: int) -> Chunk:
+    return Chunk(seq=seq, text=f"t{seq} ", tokens=1, token_ids=(seq,))
+
+
+async def test_a_stream_goes_on_behind_what_the_client_has(world: World) -> None:
+    world.beat("a", "b")
+    flight = world.submit()
+    first = world.wire.sent[0][0]
+    for seq in range(3):
+        world.serving.on_reply("q1", token(seq))
+    world.serving.on_gone("q1", first, "it is gone")
+    replica, generate = world.wire.sent[-1]
+    assert replica != first
+    assert (generate.request_id, generate.resume_token_ids) == ("q1-2", (0, 1, 2))
+    world.serving.on_reply("q1", token(3))  # from the one that was given up
+    world.serving.on_reply("q1-2", Chunk(seq=0, text="t3 ", tokens=1, token_ids=(3,)))
+    world.serving.on_reply("q1-2", FINISHED)
+    items = await answers(flight)
+    assert [item.text for item in items if isinstance(item, Chunk)] == ["t0 ", "t1 ", "t2 ", "t3 "]
+    assert isinstance(items[-1], Finished)
+    assert (flight.outcome, flight.attempts, flight.resumes) == ("finished", 2, 1)
+
+
+async def test_nobody_left_to_go_on_is_told_as_the_loss(wait_for: Any) -> None:
+    world = World(no_replica_wait_s=0.01)
+    world.beat("a")
+    flight = world.submit()
+    world.serving.on_reply("q1", token(0))
+    world.serving.on_gone("q1", "a", "it is gone")
+    world.clock.now += 1.0
+    await wait_for(lambda: not flight.open)
+    error = (await answers(flight))[-1]
+    assert isinstance(error, ApiError)
+    assert (error.code, "it is gone" in error.message) == ("replica_lost", True)
+
+
+async def test_a_stream_goes_on_elsewhere_only_so_often(world: World) -> None:
+    world.beat("a", "b")
+    flight = world.submit()
+    for attempt in range(1, 10):
+        replica, generate = world.wire.sent[-1]
+        if not flight.open:
+            break
+        world.serving.on_reply(generate.request_id, token(attempt))
+        world.serving.on_gone(generate.request_id, replica, "it is gone")
+        world.beat("a", "b")
+    assert flight.resumes == Patience().resumes
+    assert flight.outcome == "failed"
+
+
+async def test_a_slow_client_holds_its_server_back_and_never_the_memory(world: World) -> None:
+    world.beat("a")
+    flight = world.submit()
+    for seq in range(OVERFLOW):
+        world.serving.on_reply("q1", token(seq))
+    assert flight.outcome == "cancelled"
+    assert world.wire.cancelled
+    error = (await answers(flight))[-1]
+    assert isinstance(error, ApiError)
+    assert error.code == "slow_client"

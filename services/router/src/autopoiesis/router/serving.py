@@ -305,7 +305,10 @@ class Serving:
         flight = self._flights[refuse.request_id]
         flight.epoch, flight.policy = refuse.epoch, refuse.policy
         flight.holds, flight.fuel = refuse.holds, refuse.fuel
-        self._answer(flight, errors.refused(refuse), _OUTCOME[refuse.reason])
+        if flight.resumes and flight.refusal is not None:  # nobody took over what was lost
+            self._answer(flight, flight.refusal, "failed")
+        else:
+            self._answer(flight, errors.refused(refuse), _OUTCOME[refuse.reason])
 
     def _abort(self, abort: ev.Abort, now: float) -> None:
         flight = self._flights.get(abort.request_id)
@@ -344,6 +347,7 @@ class Serving:
         if not self._may_resume(flight):
             return False
         flight.resumes += 1
+        flight.refusal = errors.UnavailableError(reason, "replica_lost")
         self._close_wire(flight)
         del self._flights[flight.ticket]
         flight.ticket = f"{flight.request_id}~{flight.resumes}"
