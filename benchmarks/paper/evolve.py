@@ -77,6 +77,7 @@ async def evolve(
     async def keep(call: Call) -> None:
         recording.keep_runs(runs.results)
         await recording.keep_call(call)
+        print(f"answer {budget.calls}: {call.candidate[:12] or call.error.splitlines()[0][:100]}", flush=True)
 
     known = [scored(source, name) for name, source in seeds(case).items()]
     warm = [scored(source, "from an earlier run", "archive") for source in asked.warm]
@@ -96,7 +97,10 @@ def report(evolution: Evolution) -> None:
     for policy in evolution.archive.ranked()[:5]:
         costs = policy.result.breakdown if policy.result else {}
         parts = "  ".join(f"{name} {value:.4g}" for name, value in costs.items())
-        print(f"{policy.fitness:.4f}  {policy.origin:8}  {policy.hash[:12]}  {parts}  {policy.title[:70]}")
+        print(
+            f"{policy.fitness:.4f}  {policy.origin:8}  {policy.hash[:12]}  {parts}  {policy.title[:70]}",
+            flush=True,
+        )
 
 
 def lineage(evolution: Evolution, winner: Scored, asked: Asked) -> dict[str, Any]:
@@ -212,5 +216,5 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     sys.exit(asyncio.run(main(arguments())))

@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ async def installation(arguments: argparse.Namespace) -> AsyncIterator[tuple[Bus
             "AUTOPOIESIS_ROUTER_NO_REPLICA_WAIT_S": "60",
             "AUTOPOIESIS_PLANNER_STEP_S": str(step),
             "AUTOPOIESIS_PLANNER_COOLDOWN_S": str(2 * arguments.bucket),
-            "AUTOPOIESIS_PLANNER_SILENCE_S": "10",
+            "AUTOPOIESIS_PLANNER_SILENCE_S": "30",
             "AUTOPOIESIS_PLANNER_MODELS": json.dumps({MODEL: {"min_replicas": 1}}),
         }
         router = await _service(supervisor, "autopoiesis.router", env)
@@ -222,6 +223,7 @@ def summary(run: Run) -> dict[str, Any]:
     return {
         "requests": len(run.answers),
         "finished": len(done),
+        "failed_by_status": Counter(answer["status"] for answer in run.answers if answer["status"] != 200),
         "seconds_per_token_mean": fmean(took) if took else None,
         "seconds_per_token_p95": quantiles(took, n=20)[-1] if len(took) > 1 else None,
         "tokens_per_s": sum(a["output_tokens"] for a in done) / max(s["at_s"] for s in run.samples),
@@ -280,7 +282,7 @@ def main() -> None:
         counts = f"{len(plan.started):9d}{len(plan.stopped):9d}{len(plan.replicas):10d}"
         print(f"{when:7.1f}{sum(plan.gpus.values()):6d}{counts}{plan.decision_s:14.3f}")
     facts = summary(run)
-    print("\n" + "\n".join(f"{name:24}{value:.4g}" for name, value in facts.items() if value is not None))
+    print("\n" + "\n".join(f"{name:24}{_shown(value)}" for name, value in facts.items()))
     if arguments.json:
         changes = [
             {"at_s": when, "gpus": plan.gpus, "started": plan.started, "stopped": plan.stopped}
@@ -291,6 +293,14 @@ def main() -> None:
         )
     if arguments.picture:
         picture(run, arguments.picture, f"{arguments.policy}, {arguments.case}")
+
+
+def _shown(value: object) -> str:
+    return (
+        f"{value:.4g}"
+        if isinstance(value, int | float)
+        else str(dict(value) if isinstance(value, Counter) else value)
+    )
 
 
 if __name__ == "__main__":
