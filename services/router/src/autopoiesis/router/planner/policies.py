@@ -52,7 +52,7 @@ class Policies:
             "plan policy active",
             epoch=self.epoch,
             hash=self.hash,
-            name=activation.name,
+            name=activation.name.partition("\n")[0],
             cause=activation.cause,
         )
         return True
