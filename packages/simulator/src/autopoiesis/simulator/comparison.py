@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -150,6 +151,9 @@ _shared: list[_Task] = []
 
 
 def _remember(task: _Task) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C ends workers at once and without a word: the caller tells
     _shared[:] = [task]
 
 

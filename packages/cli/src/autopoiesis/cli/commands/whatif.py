@@ -1,6 +1,7 @@
 """`autopoiesis whatif`: which policy would serve this traffic best on that fleet. Needs no services."""
 
 import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,6 +98,10 @@ def whatif(
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
+        except BrokenProcessPool as error:
+            raise CommandError(
+                "a process ended early, most likely for want of memory: use fewer --processes, or less traffic (--seconds)"
+            ) from error
     facts = {
         "trace": str(trace),
         "requests": len(traffic),
