@@ -17,7 +17,6 @@ from cpu_engine import ARGUMENTS, ENVIRONMENT, write_llama
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.messages.telemetry import StepBatch, StepRecord
 from autopoiesis.contracts.subjects import HEARTBEAT, STEP_TELEMETRY
-from autopoiesis.policy import library
 from autopoiesis.runtime import embedded
 from autopoiesis.runtime.bus import Bus, Received
 
@@ -71,9 +70,7 @@ class CpuFleet:
 
     async def pin(self, policy: str) -> None:
         """Have the router use a shipped policy from now on."""
-        answer = await self._http.put(
-            "/admin/policy/pin", json={"source": library.source(policy), "name": policy}
-        )
+        answer = await self._http.put("/admin/policy/pin", json={"library": policy})
         answer.raise_for_status()
 
     @property
