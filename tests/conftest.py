@@ -8,8 +8,13 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from autopoiesis.runtime import embedded
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+"""Examples take as long as they take: a busy machine is no failure."""
 
 Condition = Callable[[], object]
 FAST_POSTGRES = {
