@@ -57,7 +57,8 @@ def test_an_engine_is_calibrated_by_its_log(tmp_path: Path) -> None:
     text = "\n".join(run("calibrate_engine.py", str(log), "--gpu", "L40S"))
     weights = re.search(r"^weights +([0-9.]+)", text, re.MULTILINE)
     assert weights is not None
-    assert float(weights[1]) == pytest.approx(SLOW.weights, abs=0.08)  # the search starts at 0.76, with a weak pull to it
+    # The search starts at 0.76, with a weak pull to it.
+    assert float(weights[1]) == pytest.approx(SLOW.weights, abs=0.08)
     assert "within objectives" in text
 
 
