@@ -78,7 +78,8 @@ def test_fleets_stay_or_come_and_go(tmp_path: Path) -> None:
     assert len(fleet("2xH100").replicas) == 2
     mixed = fleet("1xH100", "2xL4", spot)
     assert [(r.gpu, r.preemptible) for r in mixed.replicas] == [("H100", False), ("L4", True), ("L4", True)]
-    assert [(c.at, c.kind, c.replica) for c in mixed.changes][0] == (30.0, "notice", "a")
+    first = mixed.changes[0]
+    assert (first.at, first.kind, first.replica) == (30.0, "notice", "a")
     for arguments, why in (
         ((None, None, None), "--fleet is needed"),
         (("1xH100", "2xL4", None), "--spot and --membership belong together"),
