@@ -44,7 +44,13 @@ if TYPE_CHECKING:
     from autopoiesis.simulator.requests.planning import Planner, Planning
 
 _REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(6)
-_REFUSED = {"rejected": REJECTED, "queue_full": REJECTED, "overloaded": REJECTED, "no_replica": FAILED, "deadline": EXPIRED}
+_REFUSED = {
+    "rejected": REJECTED,
+    "queue_full": REJECTED,
+    "overloaded": REJECTED,
+    "no_replica": FAILED,
+    "deadline": EXPIRED,
+}
 
 
 def _no_activations(activation: Activation) -> CompiledPolicy:
