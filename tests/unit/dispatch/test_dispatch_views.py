@@ -142,6 +142,15 @@ def test_prefix_hits_are_those_of_blocks_sent_there() -> None:
     assert camera.replicas[-1][0]["prefix_hit_tokens"] == 0
 
 
+def test_a_replica_that_names_its_model_late_serves_it() -> None:
+    camera = Camera()
+    core = dispatcher(camera.policy)
+    core.handle(0.0, beat("a", 1, model="", state="loading"))
+    core.handle(0.1, beat("a", 2, state="ready"))
+    core.handle(0.2, arrival("1"))
+    assert [replica["index"] for replica in camera.replicas[-1]] == [0]
+
+
 def test_blocks_that_a_heartbeat_reports_gone_are_no_hits() -> None:
     camera = Camera()
     core = dispatcher(camera.policy, block_tokens=100)

@@ -57,6 +57,9 @@ class Fleet:
             if last.incarnation == beat.incarnation:
                 if beat.beat <= last.beat:
                     return orphans
+                if beat.model != last.model:  # an attached server that had not said yet what it serves
+                    self._move(state, beat.model)
+                    state.model.changed()
             elif self._former.get(state.name) == beat.incarnation:
                 return orphans
             else:

@@ -100,7 +100,7 @@ _PASSED: Final = {
 
 def _ask(about: str, schema: str, answer: Mapping[str, Any]) -> dict[str, Any]:
     content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    good = {_JSON: {"schema": answer}, "text/event-stream": {"schema": {"type": "string"}}}
+    good = {_JSON: {"schema": answer}, "text/event-stream": {}}
     return {
         "post": {
             "summary": about,
