@@ -11,8 +11,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from autopoiesis.policy.api import GpuPool, ModelDemand, PlanContext
 from autopoiesis.policy.language import CompiledPolicy, PolicyError, compile_policy
 from autopoiesis.policy.states import fields_of, plan_state
@@ -23,8 +21,6 @@ from autopoiesis.simulator.toolkit import CostToolkit
 
 ASSUMPTIONS = Assumptions(check_kv=True)
 """A live fleet has to hold its KV cache."""
-
-__all__ = ["ASSUMPTIONS", "complete", "decide", "np", "run"]
 
 
 def run(payload: bytes) -> bytes:
