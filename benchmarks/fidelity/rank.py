@@ -59,6 +59,8 @@ TRACE_BLOCK_TOKENS: Final = 64
 FIGURES: Final = ("goodput", "ttft")
 CALIBRATION_RATE: Final = 2.0
 """Requests per second of the first run."""
+CALIBRATION_S: Final = 40.0
+"""Its shortest duration: every replica has to show some hundred steps."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ def as_engines_count(trace: Trace, ratio: float) -> Trace:
 
 async def calibrate(fleet: CpuFleet, seconds: float, seed: int) -> Calibrated:
     await fleet.pin("round_robin")
-    trace = workload(CALIBRATION_RATE, seconds, seed)
+    trace = workload(CALIBRATION_RATE, max(seconds, CALIBRATION_S), seed)
     result = await live(fleet, trace, SLO(ttft_s=math.inf, tpot_s=math.inf))
-    await asyncio.sleep(6.0)  # steps are sent every five seconds
+    await asyncio.sleep(12.0)  # steps are sent every five seconds
     finished = [record for record in result.records if record.outcome == "finished"]
     ratio = sum(record.prompt_tokens for record in finished) / int(trace.prompt_tokens[: len(finished)].sum())
     blocks = as_engines_count(trace, ratio).block_tokens

@@ -16,8 +16,9 @@ from autopoiesis.worker.engines.base import Ended, EngineStats, Piece
 
 
 async def main(fd: int) -> None:
-    link = await frames.Link.over(socket.socket(fileno=fd), frames.ToEngine)
+    link: frames.Link[frames.ToEngine] = await frames.Link.over(socket.socket(fileno=fd), frames.ToEngine)
     configure = await link.receive()
+    assert isinstance(configure, frames.Configure)
     if configure.checkpoint == "refused":
         link.send(frames.Refused("no such checkpoint"))
         await link.flush()
