@@ -48,7 +48,7 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy packages services
-	@set -e; for folder in $(TESTED); do echo "mypy $$folder"; MYPYPATH=$$folder:tests/hostile $(BIN)/mypy \
+	@set -e; for folder in $(TESTED); do echo "mypy $$folder"; MYPYPATH=$$folder:tests/hostile:benchmarks/gateway $(BIN)/mypy \
 	    --allow-untyped-defs --allow-incomplete-defs --allow-untyped-calls --allow-any-generics $$folder/*.py; done
 
 fmt: setup

@@ -136,7 +136,7 @@ async def client_gone(
     before = sum(engine.left for engine in engines)
     if stream:
         reader = Stream()
-        call = asyncio.create_task(reader.run(client, running))
+        call: asyncio.Task[object] = asyncio.create_task(reader.run(client, running))
         await until(lambda: len(reader.words) >= 2, 30.0)
     else:
         call = asyncio.create_task(_post(client, running))

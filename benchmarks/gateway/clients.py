@@ -85,7 +85,7 @@ def with_aiohttp(url: str) -> Ask:
     async def ask(body: bytes) -> int:
         async with session.post(url + PATH, data=body) as answer:
             await answer.read()
-            return answer.status
+            return int(answer.status)
 
     return ask
 

@@ -46,7 +46,7 @@ async def serve(port: int, urls: list[str]) -> None:
 
     async def connect(client: Pipe) -> None:
         target = next(targets)
-        _, server = await loop.create_connection(Pipe, target.hostname, target.port)
+        _, server = await loop.create_connection(Pipe, target.hostname or "127.0.0.1", target.port or 80)
         client.join(server)
 
     class Front(Pipe):

@@ -134,7 +134,9 @@ class Load:
         loop, began = asyncio.get_running_loop(), time.perf_counter()
         self._open = concurrency
         for _ in range(concurrency):
-            await loop.create_connection(lambda: Client(self), self._url.hostname, self._url.port)
+            await loop.create_connection(
+                lambda: Client(self), self._url.hostname or "127.0.0.1", self._url.port or 80
+            )
         await self._over.wait()
         seconds = time.perf_counter() - began
         spread = sorted(self.latencies) or [0.0]

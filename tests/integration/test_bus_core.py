@@ -64,7 +64,9 @@ async def test_coroutine_handlers_run_in_several_workers(bus: Bus) -> None:
     for number in range(3):
         await bus.publish(CANCEL, Cancel(request_id=str(number)), replica="r")
     await bus.flush()
-    await asyncio.wait_for(subscription.drain(), 30)  # returns only if all three were in their handler at once
+    await asyncio.wait_for(
+        subscription.drain(), 30
+    )  # returns only if all three were in their handler at once
 
 
 async def test_busy_handlers_drop_and_count(bus: Bus, wait_for: WaitFor) -> None:

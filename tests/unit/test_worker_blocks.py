@@ -1,5 +1,7 @@
 """From vLLM's blocks of tokens to the routers' blocks of text."""
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,8 +85,8 @@ def test_after_everything_has_left_everything_was_reported(prompts: list[list[in
     for tokens in prompts:
         blocks = tuple(hash(("text", tuple(tokens[: SIZE * (i + 1)]))) for i in range(len(tokens) // SIZE))
         steps = [
-            lambda t=tokens: ledger.stored(names(t), None, t),
-            lambda t=tokens, b=blocks: ledger.prompt(t, b),
+            partial(ledger.stored, names(tokens), None, tokens),
+            partial(ledger.prompt, tokens, blocks),
         ]
         random.shuffle(steps)  # type: ignore[attr-defined]
         for step in steps:

@@ -1,6 +1,7 @@
 """Which devices there are, what they are called, and who has them."""
 
 import json
+from importlib import metadata
 
 import pytest
 
@@ -92,7 +93,7 @@ def test_a_plans_roles_are_those_of_the_kv_connector() -> None:
     ("found", "good"), [("0.32.0", True), ("0.33.1+cpu", True), ("0.31.9", False), ("0.34.0", False)]
 )
 def test_only_versions_this_was_written_for(monkeypatch: pytest.MonkeyPatch, found: str, good: bool) -> None:
-    monkeypatch.setattr(version.metadata, "version", lambda name: found)
+    monkeypatch.setattr(metadata, "version", lambda name: found)
     if good:
         assert version.supported_version() == found
     else:
@@ -104,8 +105,8 @@ def test_only_versions_this_was_written_for(monkeypatch: pytest.MonkeyPatch, fou
 
 def test_no_vllm_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise version.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(version.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(version.VersionError, match=r"has no vLLM; install .* vllm\.python"):
         version.supported_version()

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from dispatch_fakes import FakePolicy, activation, arrival, beat, dispatcher, least_inflight
@@ -172,7 +173,7 @@ def test_a_full_queue_refuses() -> None:
 
 def test_what_can_start_in_time_nowhere_is_refused_where_the_operator_wants_it() -> None:
     pace = StepModel(base_s=0.01, prefill_token_s=1e-4, kv_token_s=0.0, sequence_s=0.0, chunk_tokens=2048)
-    busy = {"step_model": pace, "queued_prefill_tokens": 100_000}  # ten seconds
+    busy: dict[str, Any] = {"step_model": pace, "queued_prefill_tokens": 100_000}  # ten seconds
     core = dispatcher(always(Assign(0)), admit_ttft_factor=2.0)
     fed(core, 0.0, beat("a", **busy), beat("b", **busy))
     (refuse,) = core.handle(0.0, arrival("1", ttft_slo=1.0))

@@ -29,7 +29,9 @@ def demo(
     load: Annotated[float, Parameter(help="Mean arrivals over the fleet's capacity.")] = 0.6,
     fleet: Annotated[str | None, Parameter(help="Simulated fleet, for instance '2xH100 + 4xL40S'.")] = None,
     incumbent: Annotated[str, Parameter(help="Shipped policy to start from.")] = "round_robin",
-    patience: Annotated[float, Parameter(help="Seconds that the loop may take to promote something.")] = 150.0,
+    patience: Annotated[
+        float, Parameter(help="Seconds that the loop may take to promote something.")
+    ] = 150.0,
     seed: Annotated[int, Parameter(help="Of the traffic.")] = 0,
     keep: Annotated[Path | None, Parameter(help="Keep logs and data in this directory.")] = None,
     common: Common = COMMON,
