@@ -4,6 +4,7 @@ import math
 
 import pytest
 from golden import state
+from plain import plain
 
 from autopoiesis.policy.api import Assign, GpuPool, ModelDemand, PlanContext, Replicas
 from autopoiesis.policy.language import (
@@ -241,6 +242,21 @@ def test_constants_are_computed_once_and_metered() -> None:
     assert policy.route(*state(1)) == Assign(3)
     with pytest.raises(PolicyFault, match="line 1: OverflowError"):
         compile_policy("X = 10 ** 1000000\n" + FIRST, "dispatch")
+
+
+@pytest.mark.parametrize("top", ["P, Q = 1, 2\nA, B = Q, (P, Q)\n", "P = 1\nQ = 2\nA = Q\nB = (P, Q)\n"])
+def test_constants_side_by_side_have_the_values_of_python(top: str) -> None:
+    source = routing("return Assign(A, priority=10 * B[0] + B[1] - P)", top)
+    expected = plain(source)["route"](*state(1))
+    policy = compile_policy(source, "dispatch")
+    assert policy.route(*state(1)) == expected == Assign(2, priority=11)
+
+
+def test_inherited_constants_come_from_side_by_side_ones() -> None:
+    parent = "SCALE, LIMIT = 2, 5\n" + FIRST.replace("Assign(0)", "Assign(SCALE)")
+    linked = link(PRIORITIZE, "dispatch", parent)
+    assert "SCALE = 2" in linked
+    assert "LIMIT" not in linked
 
 
 def test_sum_adds_from_left_to_right() -> None:

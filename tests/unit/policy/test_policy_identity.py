@@ -45,6 +45,12 @@ def test_counts(other: str) -> None:
     assert policy_hash(other, "dispatch") != policy_hash(BASE, "dispatch")
 
 
+def test_constants_side_by_side_are_those_of_two_lines() -> None:
+    apart, together = "LOW = -1\nHIGH = 2.0 ** 3\n", "LOW, HIGH = -1, 2.0 ** 3\n"
+    assert policy_hash(together + BASE, "dispatch") == policy_hash(apart + BASE, "dispatch")
+    assert policy_hash(together + BASE, "dispatch") != policy_hash("LOW, HIGH = -1, 8.0\n" + BASE, "dispatch")
+
+
 def test_kind_counts() -> None:
     assert policy_hash(BASE, "dispatch") != policy_hash(BASE, "plan")
 

@@ -132,6 +132,36 @@ def test_rule(source: str, rule: str) -> None:
     assert rule in {problem.rule for problem in verify(source, "dispatch").problems}
 
 
+def test_constants_may_stand_side_by_side() -> None:
+    top = "import math\nLOW, HIGH = -1.5, math.inf\nBOTH, TABLE = (LOW, HIGH), {'H100': [1, 2]}\n"
+    assert verify(top + dispatch("x = TABLE['H100'] if LOW < HIGH else BOTH"), "dispatch").problems == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "rules"),
+    [
+        ("A, B = 1, A", {"constant"}),
+        ("A, B = B, 1", {"constant"}),
+        ("A, B = 1, 2, 3", {"module"}),
+        ("A, B = X", {"module"}),
+        ("A, B = [1, 2]", {"module"}),
+        ("A, (B, C) = 1, (2, 3)", {"module"}),
+        ("A, B = C, D = 1, 2", {"module"}),
+        ("A, *B = 1, 2", {"module"}),
+        ("A, B = 1, *X", {"constant"}),
+        ("API, B = 1, 2", {"module"}),
+        ("A, A = 1, 2", {"shadow"}),
+        ("A, X = 1, 2", {"shadow"}),
+        ("A, min = 1, 2", {"shadow"}),
+        ("A, route = 1, 2", {"shadow"}),
+    ],
+)
+def test_what_cannot_stand_side_by_side(line: str, rules: set[str]) -> None:
+    problems = verify(f"X = (1, 2)\n\n{line}\n{PRIORITIZE}", "dispatch").problems
+    assert {problem.rule for problem in problems} == rules
+    assert {problem.line for problem in problems} == {3}
+
+
 def test_unknown_kind_is_the_callers_mistake() -> None:
     with pytest.raises(ValueError, match="unknown policy kind 'route'; kinds are dispatch, plan"):
         verify("", "route")  # type: ignore[arg-type]

@@ -58,16 +58,20 @@ class Module:
             isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
         ):
             self._constant(node.targets[0], node.value)
+        elif isinstance(node, ast.Assign) and (pairs := _side_by_side(node)):
+            self._constants(pairs)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             self._constant(node.target, node.value)
         else:
             refusal = grammar.REFUSED.get(type(node).__name__)
             what = refusal.construct if refusal else f"`{type(node).__name__.lower()}`"
             instead = refusal.instead if refusal else "the statement inside a function"
+            if isinstance(node, ast.Assign):
+                instead = "one name, or as many names as values: `A = 1` and `B = 2`"
             self._problems.add(
                 node,
                 "module",
-                f"{what} at the top level; only a docstring, `NAME = constant` and `def` go there",
+                f"{what} at the top level; only a docstring, `NAME = constant`, `A, B = 1, 2` and `def` go there",
                 instead,
             )
 
@@ -129,6 +133,14 @@ class Module:
             self._constant_value(value)
             self.constants[target.id] = value
 
+    def _constants(self, pairs: list[tuple[ast.Name, ast.expr]]) -> None:
+        """`A, B = 1, 2`: no value knows a name of the same line, as in Python."""
+        for _, value in pairs:
+            self._constant_value(value)
+        for target, value in pairs:
+            if self._define(target, target.id):
+                self.constants[target.id] = value
+
     def _constant_value(self, node: ast.expr) -> None:
         match node:
             case ast.Constant():
@@ -179,6 +191,17 @@ class Module:
             )
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
             check_no_formatting(node, self._problems)
+
+
+def _side_by_side(node: ast.Assign) -> list[tuple[ast.Name, ast.expr]]:
+    """The pairs of `A, B = 1, 2`; none for any other assignment."""
+    target, value = node.targets[0], node.value
+    if len(node.targets) > 1 or not isinstance(target, ast.Tuple) or not isinstance(value, ast.Tuple):
+        return []
+    names = [name for name in target.elts if isinstance(name, ast.Name) and name.id != "API"]
+    return (
+        list(zip(names, value.elts, strict=True)) if len(names) == len(target.elts) == len(value.elts) else []
+    )
 
 
 def _constant_call(func: ast.expr) -> bool:
