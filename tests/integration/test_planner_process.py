@@ -27,6 +27,7 @@ WaitFor = Callable[..., Awaitable[None]]
 Spawn = Callable[[], Awaitable[asyncio.subprocess.Process]]
 SCOPE = "local/org/model-8b"
 LARGE, SMALL = "llama-3.1-8b", "qwen2.5-7b"
+OK = "200"
 PLAN = """
 def should_reschedule(ctx):
     return True
@@ -139,15 +140,15 @@ async def spawn(nats_url: str) -> AsyncIterator[Spawn]:
 
 
 @asynccontextmanager
-async def traffic(router: RunningRouter, model: str) -> AsyncIterator[list[int]]:
-    """Requests for `model`, two at a time, until the block ends; the statuses of their answers."""
-    answers: list[int] = []
+async def traffic(router: RunningRouter, model: str) -> AsyncIterator[list[str]]:
+    """Requests for `model`, two at a time, until the block ends; how each went: `OK`, or what the answer says."""
+    answers: list[str] = []
     ending = asyncio.Event()
 
     async def ask() -> None:
         while not ending.is_set():
             answer = await router.chat(model=model, simulate={"output_tokens": 20})
-            answers.append(answer.status_code)
+            answers.append(OK if answer.status_code == 200 else f"{answer.status_code}: {answer.text}")
 
     tasks = [asyncio.create_task(ask()) for _ in range(2)]
     yield answers
@@ -169,8 +170,8 @@ async def test_a_plan_policy_moves_replicas_while_requests_flow_and_does_not_fla
         await wait_for(lambda: (len(world.ready(LARGE)), len(world.ready(SMALL))) == (1, 3), timeout=60)
         seen = len(answers)
         await wait_for(lambda: len(answers) > seen + 10)
-    assert set(answers) == {200}
-    assert set(others) == {200}
+    assert set(answers) == {OK}
+    assert set(others) == {OK}
     (survivor,) = world.ready(LARGE)
     assert world.beats[survivor].incarnation == before[survivor]
     await wait_for(lambda: len(world.plans) >= 2)

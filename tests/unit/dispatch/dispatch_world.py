@@ -115,10 +115,12 @@ class World:
         self.rejects: list[float] = []
         self.outcomes: dict[str, str] = {}
         self.sends: dict[str, int] = {}
+        self.excused: dict[str, int] = {}  # sends that came back from a replica that was leaving
         self.incarnation = dict.fromkeys(REPLICAS, 0)
         self.beats = dict.fromkeys(REPLICAS, 0)
         self.heard = dict.fromkeys(REPLICAS, -math.inf)
         self.ready = dict.fromkeys(REPLICAS, False)
+        self.leaving = dict.fromkeys(REPLICAS, False)
         self.nth = dict.fromkeys(REPLICAS, 0)
         self.epoch = 0
 
@@ -155,7 +157,8 @@ class World:
                 self.nth[action.replica] += 1
                 assert action.nth == self.nth[action.replica]
                 self.sends[action.request_id] = self.sends.get(action.request_id, 0) + 1
-                assert action.attempt == self.sends[action.request_id] <= self.settings.max_attempts
+                assert action.attempt == self.sends[action.request_id]
+                assert action.attempt - self.excused.get(action.request_id, 0) <= self.settings.max_attempts
                 self.open[action.request_id] = action.replica
             case ev.Refuse():
                 assert self.open[action.request_id] is None
@@ -215,6 +218,7 @@ class World:
         name = REPLICAS[number % 4]
         self.beats[name] += 1
         self.heard[name], self.ready[name] = self.now, state == "ready"
+        self.leaving[name] = state == "draining"
         if state == "failed":
             self.expect_orphans(name)
         received = {"r1": max(0, self.nth[name] - number % 3)}
@@ -237,7 +241,12 @@ class World:
     def expect_orphans(self, replica: str) -> None:
         """What ran there may be sent again before `feed` returns."""
         for name in [name for name, at in self.open.items() if at == replica]:
-            self.open[name] = None
+            self.give_back(name)
+
+    def give_back(self, request: str) -> None:
+        replica, self.open[request] = self.open[request], None
+        assert replica is not None
+        self.excused[request] = self.excused.get(request, 0) + self.leaving[replica]
 
     def tokens(self, number: int) -> None:
         if name := self.pick(number, self.running):
@@ -266,7 +275,8 @@ class World:
         if name := self.pick(number, [name for name in self.running if name not in self.streaming]):
             replica = self.open[name]
             assert replica is not None
-            self.ready[replica], self.open[name] = False, None
+            self.ready[replica] = False
+            self.give_back(name)
             self.feed(ev.Bounced(name, "draining"))
 
     def gone(self, number: int) -> None:

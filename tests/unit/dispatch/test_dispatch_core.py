@@ -351,6 +351,27 @@ def test_attempts_are_bounded() -> None:
     assert core.handle(0.2, ev.ReplicaGone("b", "gone too")) == [ev.Lost("q", "b", "gone too")]
 
 
+@pytest.mark.parametrize(
+    "refusal", [ev.Bounced("q", "draining"), ev.ReplicaGone("b", "no responder"), None], ids=["bounced", "gone", "stopped"]
+)  # fmt: skip
+def test_replicas_that_leave_cost_a_request_no_attempt(refusal: ev.Event | None) -> None:
+    core = dispatcher(max_attempts=2)
+    fed(core, 0.0, beat("a"), beat("b", running=1), beat("c", running=9), arrival())
+    core.handle(0.1, ev.ReplicaGone("a", "crashed"))
+    state = "draining" if refusal else "stopped"
+    actions = fed(core, 0.2, beat("b", 2, state=state), *([refusal] if refusal else ()))
+    (send,) = (action for action in actions if isinstance(action, ev.Send))
+    assert (send.replica, send.attempt) == ("c", 3)
+    assert core.handle(0.3, ev.ReplicaGone("c", "crashed")) == [ev.Lost("q", "c", "crashed")]
+
+
+def test_what_runs_beside_a_replica_that_left_serves_on() -> None:
+    core = dispatcher()
+    fed(core, 0.0, beat("a", node="n"), beat("b", running=1, node="n"), arrival())
+    actions = fed(core, 0.1, beat("a", 2, node="n", state="draining"), ev.ReplicaGone("a", "no responder"))
+    assert sends(actions) == [("q", "b")]
+
+
 def test_a_replica_that_is_gone_comes_back_with_its_next_heartbeat() -> None:
     core = dispatcher()
     fed(core, 0.0, beat("a"), ev.ReplicaGone("a", "no responder"))

@@ -422,8 +422,11 @@ class Dispatcher:
         ticket.replica = None
         ticket.raw_ttft = ticket.raw_tpot = 0.0
         ticket.attempts += 1
-        state.faults.observe(now, True)
-        if ticket.first_at is None and ticket.attempts < self._settings.max_attempts:
+        if state.leaving:
+            ticket.excused += 1
+        else:
+            state.faults.observe(now, True)
+        if ticket.first_at is None and ticket.attempts - ticket.excused < self._settings.max_attempts:
             self._decide(now, ticket, out)
             return
         self._counters.lost += 1

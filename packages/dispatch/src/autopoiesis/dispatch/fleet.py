@@ -79,10 +79,11 @@ class Fleet:
     def gone(self, state: ReplicaState) -> list[Ticket]:
         """Nobody answers for it: it is not offered again before its next heartbeat.
 
-        Neither is what runs on the same node, which one process serves: else a request would spend its attempts there.
+        Neither is what runs on the same node, which one process serves: else a request would spend its attempts there. Unless the
+        replica said that it leaves: then its process may well serve on.
         """
         for other in self.replicas.values():
-            if other.view.node == state.view.node:
+            if other.view.node == state.view.node and not state.leaving:
                 self.suspend(other)
         return self._void(state)
 

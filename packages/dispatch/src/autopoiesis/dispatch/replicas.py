@@ -84,6 +84,11 @@ class ReplicaState:
         )  # less included sends' that got a first token since
         self._held = beat.kv_used_tokens if beat else 0  # with what came since, without what ended since
 
+    @property
+    def leaving(self) -> bool:
+        """It said goodbye: that it takes no requests any more is no failure, and says nothing of its node."""
+        return self.beat is not None and self.beat.state in {"draining", "stopped"}
+
     def void(self) -> list[Ticket]:
         """The engine is gone or new: forget what was in it and return the requests that were running there."""
         orphans = list(self.flights.values())

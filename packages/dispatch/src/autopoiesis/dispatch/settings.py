@@ -25,7 +25,7 @@ class DispatchSettings:
     forget_after_s: float = 60.0
     """A replica silent this long with nothing in flight is forgotten."""
     max_attempts: int = 2
-    """Sends of one request, the first included."""
+    """Sends of one request, the first included; those to replicas that turn out to be leaving do not count."""
     wake_interval_s: float = 0.005
     """Least time between two passes over held requests."""
     fuel_per_wake: int = 50_000

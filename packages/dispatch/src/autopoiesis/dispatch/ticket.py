@@ -24,6 +24,7 @@ class Ticket:
         "decode",
         "due",
         "event",
+        "excused",
         "expected_output",
         "first_at",
         "fuel",
@@ -73,6 +74,8 @@ class Ticket:
         self.adapter = adapter
         self.attempts = 0
         """Sends that failed."""
+        self.excused = 0
+        """Of them, those to replicas that were leaving: a change of the plan is no failure."""
         self.holds = 0
         self.fuel = 0
         self.queued = False

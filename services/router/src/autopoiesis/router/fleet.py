@@ -45,6 +45,11 @@ class Fleet:
         """Seconds since the last sign of life; 0 for a replica never heard of."""
         return now - self._heard.get(replica, now)
 
+    def leaving(self, replica: str) -> bool:
+        """It said that it takes no more requests."""
+        beat = self._beats.get(replica)
+        return beat is not None and beat.state in {"draining", "stopped"}
+
     def forget(self, now: float) -> None:
         """Drop replicas that have been silent for two minutes; their models stay known."""
         for replica in [name for name, heard in self._heard.items() if now - heard > _FORGET_S]:

@@ -406,7 +406,7 @@ class Serving:
 
     def _failed(self, flight: Flight, failed: Failed, now: float) -> None:
         error = errors.failed(failed.code, failed.message, failed.param, failed.status)
-        if failed.code in _LOST and failed.code != "overloaded":
+        if failed.code in _LOST and failed.code != "overloaded" and not self.fleet.leaving(flight.replica):
             self._breakers.failed(flight.replica, now)
         if failed.code in _LOST and self._elsewhere(flight, failed.code, error):
             return

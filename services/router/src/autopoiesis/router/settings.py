@@ -101,6 +101,6 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     suspect_after_s: _Seconds = 1.0
     """A replica silent this long is not offered to policies."""
     max_attempts: _Count = 2
-    """Sends of one request, the first included, until its first token."""
+    """Sends of one request, the first included, until its first token; those to replicas that turn out to be leaving do not count."""
     max_resumes: Annotated[int, msgspec.Meta(ge=0)] = 3
     """How often a stream may go on at another replica after its first token."""
