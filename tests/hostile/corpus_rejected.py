@@ -264,6 +264,15 @@ SIZE = {
     "byte order mark inside": "return \ufeffHOLD",
 }
 
+COMPILER = {
+    "break outside a loop": "break",
+    "continue outside a loop": "continue",
+    "keyword twice": "return Assign(replica=0, replica=1)",
+    "parameter twice": "def f(a, a):\n    return a\nreturn Assign(f(0, 0))",
+    "too many nested loops": "".join(" " * i + f"for x{i} in (1,):\n" for i in range(21)) + " " * 21 + "pass",
+}
+"""What parses and is still no program."""
+
 GROUPS = {
     "object graph": OBJECT_GRAPH,
     "formatting": FORMATTING,
@@ -272,4 +281,5 @@ GROUPS = {
     "state": STATE,
     "meter": METER,
     "size": SIZE,
+    "compiler": COMPILER,
 }

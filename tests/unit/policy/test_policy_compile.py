@@ -281,3 +281,19 @@ def test_a_crafted_chain_of_types_does_not_slow_the_compiler_down() -> None:
     policy = compile_policy(source, "dispatch")
     assert policy.kind == "dispatch"
     assert count > infer._GIVE_UP_AFTER
+
+
+def sharing(shape: str) -> str:
+    """Sixty lines that stand for 2**60 elements."""
+    lines = "\n".join(f"C{n} = {shape.format(f'C{n - 1}')}" for n in range(1, 60))
+    return f"API = 1\nC0 = (1, 2)\n{lines}\n{FIRST}"
+
+
+def test_a_constant_costs_what_it_holds_however_often_that_is_the_same() -> None:
+    with pytest.raises(OutOfFuel):
+        compile_policy(sharing("({0}, {0})"), "dispatch")
+
+
+@pytest.mark.parametrize("shape", ["[{0}, {0}]", '{{"a": {0}, "b": ({0}, {0})}}'])
+def test_what_cannot_be_changed_any_more_is_not_gone_through_again(shape: str) -> None:
+    assert compile_policy(sharing(shape), "dispatch").route(*state(1)) == Assign(0)

@@ -31,7 +31,6 @@ from autopoiesis.policy.language.module import Module
 from autopoiesis.policy.language.nested import adopt
 from autopoiesis.policy.language.report import Problems
 from autopoiesis.policy.language.runtime import Runtime
-from autopoiesis.policy.language.values import freeze
 from autopoiesis.policy.language.verifier import check
 
 DEFAULT_FUEL: Final[dict[Kind, int]] = {"dispatch": 100_000, "plan": 50_000_000}
@@ -198,7 +197,6 @@ def namespace(runtime: Runtime, module: Module) -> dict[str, Any]:
         **{name: getattr(math, name) for name in module.math_names},
         **builtins,
         **{name: getattr(api, name) for name in (*grammar.CONSTRUCTORS, *grammar.VERDICTS)},
-        "__freeze": freeze,
         "__meter": runtime,
     }
 

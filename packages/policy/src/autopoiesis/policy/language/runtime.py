@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from autopoiesis.policy.api import Assign, Replicas
 from autopoiesis.policy.language import grammar
 from autopoiesis.policy.language.errors import OutOfFuel
-from autopoiesis.policy.language.values import CONTAINERS, FrozenLabels, FrozenList, Labels
+from autopoiesis.policy.language.values import CONTAINERS, FrozenDict, FrozenLabels, FrozenList, Labels
 
 _NUMBERS: Final = frozenset({int, float, bool})
 _SEQUENCES: Final = (list, tuple)
@@ -85,6 +85,19 @@ class Runtime:
         if (kind is BuiltinFunctionType or kind is type) and function in PLAIN_BUILTINS:
             return function(*args, **kwargs)
         raise TypeError(f"a {kind.__name__} cannot be called")
+
+    def freeze(self, value: Any) -> Any:
+        """A constant of the file, with every list, dict and set in it made unchangeable; parts that it shares are charged for
+        as often as they are there.
+        """
+        kind = type(value)
+        if kind is list or kind is tuple:
+            self.charge(len(value))
+            return (FrozenList if kind is list else tuple)([self.freeze(item) for item in value])
+        if kind is dict:
+            self.charge(len(value))
+            return FrozenDict({key: self.freeze(item) for key, item in value.items()})
+        return FrozenLabels(set(set.__iter__(value))) if kind is Labels else value
 
     # comparison and hashing
 

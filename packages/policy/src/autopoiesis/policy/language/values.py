@@ -59,14 +59,3 @@ CONTAINERS: Final = frozenset(
     {list, tuple, dict, FrozenList, FrozenDict, Labels, FrozenLabels, set, frozenset, Assign, Replicas}
 )
 """Types whose comparison and hash look at what they hold."""
-
-
-def freeze(value: Any) -> Any:
-    """`value` with every list, dict and set in it made unchangeable."""
-    if isinstance(value, list):
-        return FrozenList(freeze(item) for item in value)
-    if isinstance(value, tuple):
-        return tuple(freeze(item) for item in value)
-    if isinstance(value, dict):
-        return FrozenDict((key, freeze(item)) for key, item in value.items())
-    return FrozenLabels(set(set.__iter__(value))) if isinstance(value, Labels) else value

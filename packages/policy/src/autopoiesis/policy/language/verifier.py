@@ -89,7 +89,17 @@ def check(source: str, kind: Kind, *, complete: bool = False) -> tuple[ast.Modul
         for function in module.functions.values():
             FunctionChecker(module, problems).function(function)
         _entry_points(module, kind, problems, complete=complete)
+        if not problems.found:
+            _compiles(tree, problems)
     return tree, Report(kind, tuple(sorted(set(problems.found))))
+
+
+def _compiles(tree: ast.Module, problems: Problems) -> None:
+    """What parses may still be no program: `break` outside a loop, a parameter named twice, too many nested blocks."""
+    try:
+        compile(tree, "<policy>", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        problems.at(error.lineno or 0, error.offset or 0, "syntax", f"{error.msg}")
 
 
 def _entry_points(module: Module, kind: Kind, problems: Problems, *, complete: bool) -> None:
