@@ -355,7 +355,8 @@ async def test_the_service_answers_snapshots_survives_a_kill_and_hears_verdicts(
     ready = snapshot(blobs)
     await bus.publish_event(SNAPSHOT, ready, msg_id="older than the service", scope=slug(SCOPE))
     child = service()
-    assert os.getpriority(os.PRIO_PROCESS, child.ready["pid"]) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+    niced = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+    assert os.getpriority(os.PRIO_PROCESS, child.ready["pid"]) == niced
     child.kill()  # in the middle of its first cycle, or before: the snapshot comes again
     proposals: list[Proposed] = []
 

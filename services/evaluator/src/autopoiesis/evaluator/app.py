@@ -19,7 +19,6 @@ from autopoiesis.contracts.subjects import (
 from autopoiesis.evaluator.ahead import Ahead
 from autopoiesis.evaluator.gates import gates
 from autopoiesis.evaluator.guard import Guard
-from autopoiesis.evaluator.http.api import Answers, create
 from autopoiesis.evaluator.jailed import MODULES, SIMULATOR, JailedSimulation
 from autopoiesis.evaluator.judge import Judge
 from autopoiesis.evaluator.metrics import Metrics
@@ -31,6 +30,7 @@ from autopoiesis.policy.jail import Jail, JailError, Limits
 from autopoiesis.runtime.bus import Bus, Delivered
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
+from autopoiesis.runtime.probes import Probes, application
 from autopoiesis.runtime.settings import (
     BlobSettings,
     BusSettings,
@@ -80,12 +80,14 @@ async def main(settings: Settings, service: Service) -> None:
         def state() -> dict[str, Any]:
             return {"leading": promoter.leading, "isolation": list(jail.isolation)}
 
-        answers = Answers(
+        probes = Probes(
             state=state,
             not_ready=lambda: "" if bus.connected else "not connected to NATS",
             metrics=lambda: (telemetry.exposition(), telemetry.content_type),
         )
-        server = await service.serve(telemetry.instrument(create(answers)), host=own.host, port=own.port)
+        server = await service.serve(
+            telemetry.instrument(application("evaluator", probes)), host=own.host, port=own.port
+        )
         service.ready(http=server.url)
         await service.until_stopped()
     finally:

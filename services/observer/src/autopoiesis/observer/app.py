@@ -37,6 +37,7 @@ from autopoiesis.observer.snapshots import Cut, SnapshotMaker, Sources, TooFewAr
 from autopoiesis.runtime.bus import Bus, BusError, Consumer, Delivered
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
+from autopoiesis.runtime.probes import Probes
 from autopoiesis.runtime.settings import (
     BlobSettings,
     BusSettings,
@@ -232,13 +233,12 @@ async def main(settings: Settings, service: Service) -> None:
     observer = Observer(settings, bus, store)
     await observer.start()
     observer.run(service)
-    answers = api.Answers(
-        snapshot=observer.snapshots.make,
-        snapshots=observer.snapshots.recent,
+    answers = api.Answers(snapshot=observer.snapshots.make, snapshots=observer.snapshots.recent)
+    probes = Probes(
         metrics=lambda: (telemetry.exposition(), telemetry.content_type),
         not_ready=lambda: "" if bus.connected else "not connected to NATS",
     )
-    app = telemetry.instrument(api.create(observer.observatory, answers))
+    app = telemetry.instrument(api.create(observer.observatory, answers, probes))
     server = await service.serve(app, host=own.host, port=own.port)
     service.ready(http=server.url)
     await service.until_stopped()

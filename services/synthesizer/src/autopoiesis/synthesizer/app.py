@@ -13,6 +13,7 @@ from autopoiesis.policy.jail import Jail, JailError, Limits
 from autopoiesis.runtime.bus import Bus, Delivered, Retry
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
+from autopoiesis.runtime.probes import Probes, application
 from autopoiesis.runtime.settings import (
     BlobSettings,
     BusSettings,
@@ -26,7 +27,6 @@ from autopoiesis.simulator.workload import TraceError
 from autopoiesis.store import BlobStore, Store, StoreError
 from autopoiesis.store.relay import keep_relaying
 from autopoiesis.synthesizer.cycle import Cycle
-from autopoiesis.synthesizer.http.api import Answers, create
 from autopoiesis.synthesizer.llm import LanguageModel
 from autopoiesis.synthesizer.memory import Memory
 from autopoiesis.synthesizer.replay import MODULES
@@ -204,11 +204,13 @@ async def main(settings: Settings, service: Service) -> None:
     service.spawn(synthesizer.run(), name="cycles")
     service.spawn(synthesizer.relay(), name="relay")
     await synthesizer.start()
-    answers = Answers(
+    probes = Probes(
         state=synthesizer.state,
         not_ready=lambda: "" if bus.connected else "not connected to NATS",
         metrics=lambda: (telemetry.exposition(), telemetry.content_type),
     )
-    server = await service.serve(telemetry.instrument(create(answers)), host=own.host, port=own.port)
+    server = await service.serve(
+        telemetry.instrument(application("synthesizer", probes)), host=own.host, port=own.port
+    )
     service.ready(http=server.url)
     await service.until_stopped()

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from autopoiesis.contracts.messages.trace import SnapshotReady
 from autopoiesis.observer.observatory import Observatory, UnknownScopeError
 from autopoiesis.observer.snapshots import Cut, TooFewArrivalsError
+from autopoiesis.runtime.probes import Probes, application
 from autopoiesis.store import StoreError
 
 
@@ -31,17 +32,14 @@ class Answers:
 
     snapshot: Callable[[str, Cut], Awaitable[SnapshotReady]]
     snapshots: Callable[[str, int], Awaitable[Sequence[SnapshotReady]]]
-    metrics: Callable[[], tuple[bytes, str]]
-    not_ready: Callable[[], str]
-    """Why the service is not ready, empty if it is."""
 
 
 def json(value: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
 
 
-def create(observatory: Observatory, answers: Answers) -> FastAPI:
-    app = FastAPI(title="autopoiesis observer", docs_url=None, redoc_url=None)
+def create(observatory: Observatory, answers: Answers, probes: Probes) -> FastAPI:
+    app = application("observer", probes)
 
     @app.exception_handler(UnknownScopeError)
     def unknown_scope(_: Request, error: UnknownScopeError) -> JSONResponse:
@@ -54,20 +52,6 @@ def create(observatory: Observatory, answers: Answers) -> FastAPI:
     @app.exception_handler(StoreError)
     def no_store(_: Request, error: StoreError) -> JSONResponse:
         return _problem(503, str(error))
-
-    @app.get("/health")
-    def health() -> Response:
-        return json({"status": "ok"})
-
-    @app.get("/ready")
-    def ready() -> Response:
-        reason = answers.not_ready()
-        return json({"status": reason or "ok"}, 503 if reason else 200)
-
-    @app.get("/metrics")
-    def metrics() -> Response:
-        body, media_type = answers.metrics()
-        return Response(body, media_type=media_type)
 
     _reads(app, observatory, answers)
 
