@@ -51,7 +51,9 @@ class PlanProgram:
         self._capacity()
 
     def plan(self, x: Sequence[float]) -> list[Replicas]:
-        """The plan that the solution `x` stands for, in the order of the options."""
+        """The plan that the solution `x` stands for, in the order of the options; empty where there is no solution."""
+        if not len(x):
+            return []
         return [
             replace(column.option, count=round(x[column.count]))
             for column in self.columns

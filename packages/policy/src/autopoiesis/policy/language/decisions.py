@@ -75,9 +75,12 @@ def check_plan(value: Any, ctx: PlanContext) -> tuple[Replicas, ...]:
 
     Raises:
         InvalidDecision: as `check_entries`, or more GPUs than there are or the quota allows, or a number of replicas outside
-            of a model's bounds.
+            of a model's bounds, or no replica at all although there is demand.
     """
     plan = check_entries(value, ctx)
+    waiting = next((model for model in ctx.models if model.concurrency), None)
+    if waiting is not None and not any(entry.count for entry in plan):
+        raise InvalidDecision(f"the plan leaves {waiting.name} unserved: it has no replica at all")
     for pool in ctx.gpus:
         used = sum(entry.tp * entry.count for entry in plan if entry.gpu == pool.type)
         most = min(pool.count, pool.quota) if pool.quota else pool.count
