@@ -8,9 +8,11 @@ from golden import state
 from plan_world import context as plan_context
 from plan_world import makespan
 
+from autopoiesis.dispatch.settings import DispatchSettings
 from autopoiesis.policy.api import VIEWS, Assign
 from autopoiesis.policy.fields import FIELDS
 from autopoiesis.policy.language import compile_policy, docs
+from autopoiesis.policy.language.compiler import DEFAULT_FUEL
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -59,3 +61,13 @@ def test_the_plan_policy_of_the_page_plans() -> None:
     policy = compile_policy(source, "plan")
     assert policy.should_reschedule(ctx)
     assert makespan(ctx, policy.schedule(ctx)) < math.inf
+
+
+def test_the_fuel_that_the_page_names_is_what_there_is() -> None:
+    page = (DOCS / "writing-a-policy.md").read_text(encoding="utf-8")
+    found = re.search(
+        r"A call may spend ([\d,]+) units of fuel, but a pass over all held requests spends ([\d,]+)", page
+    )
+    assert found is not None
+    call, wake = (int(figure.replace(",", "")) for figure in found.groups())
+    assert (call, wake) == (DEFAULT_FUEL["dispatch"], DispatchSettings().fuel_per_wake)
