@@ -28,6 +28,8 @@ Spawn = Callable[[], Awaitable[asyncio.subprocess.Process]]
 SCOPE = "local/org/model-8b"
 LARGE, SMALL = "llama-3.1-8b", "qwen2.5-7b"
 OK = "200"
+ROUTER = {"silence_s": 5.0, "suspect_after_s": 1.0, "no_replica_wait_s": 20.0}
+"""As installed, with more patience for loading; the tests' usual ones take a busy machine for a dead one."""
 PLAN = """
 def should_reschedule(ctx):
     return True
@@ -161,15 +163,17 @@ async def test_a_plan_policy_moves_replicas_while_requests_flow_and_does_not_fla
 ) -> None:
     before = {name: world.beats[name].incarnation for name in world.ready(LARGE)}
     await spawn()
-    async with running_router(nats_url, no_replica_wait_s=20.0) as router, traffic(router, LARGE) as answers:
-        await world.activate(1, PLAN.format(large=LARGE, small=SMALL, many=3, few=1))
-        await wait_for(lambda: (len(world.ready(LARGE)), len(world.ready(SMALL))) == (3, 1), timeout=60)
-        async with traffic(router, SMALL) as others:
-            await wait_for(lambda: len(others) > 10)
-        await world.activate(2, PLAN.format(large=LARGE, small=SMALL, many=1, few=3))
-        await wait_for(lambda: (len(world.ready(LARGE)), len(world.ready(SMALL))) == (1, 3), timeout=60)
-        seen = len(answers)
-        await wait_for(lambda: len(answers) > seen + 10)
+    async with running_router(nats_url, **ROUTER) as router:
+        await wait_for(router.ready)
+        async with traffic(router, LARGE) as answers:
+            await world.activate(1, PLAN.format(large=LARGE, small=SMALL, many=3, few=1))
+            await wait_for(lambda: (len(world.ready(LARGE)), len(world.ready(SMALL))) == (3, 1), timeout=60)
+            async with traffic(router, SMALL) as others:
+                await wait_for(lambda: len(others) > 10)
+            await world.activate(2, PLAN.format(large=LARGE, small=SMALL, many=1, few=3))
+            await wait_for(lambda: (len(world.ready(LARGE)), len(world.ready(SMALL))) == (1, 3), timeout=60)
+            seen = len(answers)
+            await wait_for(lambda: len(answers) > seen + 10)
     assert set(answers) == {OK}
     assert set(others) == {OK}
     (survivor,) = world.ready(LARGE)

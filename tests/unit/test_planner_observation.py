@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from autopoiesis.contracts.messages.fleet import DesiredReplica, Heartbeat, NodeInventory
+from autopoiesis.contracts.messages.fleet import DesiredReplica, DesiredState, Heartbeat, NodeInventory
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.contracts.messages.telemetry import RequestRecord
 from autopoiesis.policy import library
 from autopoiesis.policy.api import Replicas
 from autopoiesis.router.planner.demand import Demand, Load
-from autopoiesis.router.planner.fleet import INVENTORY_S, Fleet
+from autopoiesis.router.planner.fleet import ANNOUNCED_S, HEARING_S, INVENTORY_S, Fleet
 from autopoiesis.router.planner.observation import Observer
 from autopoiesis.router.planner.placement import Kind
 from autopoiesis.router.planner.policies import Policies
@@ -35,7 +35,7 @@ def record(**others: object) -> RequestRecord:
 
 
 def test_a_node_counts_once_its_replicas_have_had_time_to_speak() -> None:
-    fleet = Fleet(silence_s=3.0)
+    fleet = Fleet(silence_s=3.0, now=0.0)
     fleet.on_inventory(NodeInventory(node="a", gpus={"H100": 4}), 0.0)
     assert fleet.nodes(0.5) == {}
     fleet.on_heartbeat(beat("r1", lease_epoch=7), 0.6)
@@ -46,23 +46,94 @@ def test_a_node_counts_once_its_replicas_have_had_time_to_speak() -> None:
 
 
 def test_silence_ends_a_node_with_replicas_soon_and_an_empty_one_late() -> None:
-    fleet = Fleet(silence_s=3.0)
+    fleet = Fleet(silence_s=3.0, now=0.0)
     for name in ("a", "b"):
         fleet.on_inventory(NodeInventory(node=name, gpus={"H100": 4}), 0.0)
     fleet.on_heartbeat(beat("r1"), 1.0)
     assert set(fleet.nodes(3.9)) == {"a", "b"}
     assert set(fleet.nodes(4.1)) == {"b"}
+    fleet.on_heartbeat(beat("r2", node="c"), 25.0)
     assert fleet.nodes(INVENTORY_S + 1) == {}
 
 
+def announced(*names: str, at: float = 0.0) -> Fleet:
+    """Nodes that have said what they have; one replica beats on each."""
+    fleet = Fleet(silence_s=3.0, now=at)
+    for name in names:
+        fleet.on_inventory(NodeInventory(node=name, gpus={"H100": 2}), at)
+        fleet.on_heartbeat(beat(f"r-{name}", node=name), at)
+    return fleet
+
+
+def told(node: str, *replicas: str) -> dict[str, DesiredState]:
+    wanted = tuple(DesiredReplica(replica=name, model="m", gpu="H100") for name in replicas)
+    return {node: DesiredState(node=node, lease_epoch=1, revision=1, replicas=wanted)}
+
+
+def test_a_planner_that_starts_listens_before_it_takes_what_it_hears_for_all() -> None:
+    fleet = announced("a")
+    assert not fleet.settled(HEARING_S - 0.1, {})
+    assert fleet.settled(HEARING_S, {})
+
+
+def test_a_node_that_beats_is_waited_for_until_it_says_what_it_has() -> None:
+    fleet = announced("a")
+    fleet.on_heartbeat(beat("r2", node="b"), 1.0)
+    fleet.on_heartbeat(beat("attached", node="c", via="router-1"), 1.0)
+    assert not fleet.settled(9.0, {})
+    fleet.on_inventory(NodeInventory(node="b", gpus={"H100": 2}), 9.5)
+    assert fleet.settled(9.5, {})
+    fleet.on_heartbeat(beat("r3", node="mute"), 10.0)
+    assert not fleet.settled(9.9 + INVENTORY_S, {})
+    assert fleet.settled(10.0 + INVENTORY_S, {})
+
+
+@pytest.mark.parametrize(("state", "patience_s"), [(told("b", "r1"), 3.0), (told("b"), ANNOUNCED_S)])
+def test_a_node_that_was_told_what_to_run_is_waited_for_until_it_would_have_spoken(
+    state: dict[str, DesiredState], patience_s: float
+) -> None:
+    fleet = announced("a")
+    assert not fleet.settled(patience_s - 0.1, state)
+    assert fleet.settled(patience_s, state)
+
+
+def test_where_most_nodes_fall_silent_at_once_they_are_waited_for() -> None:
+    fleet = announced("a", "b", "c")
+    assert set(fleet.nodes(4.0)) == {"a", "b", "c"}
+    assert not fleet.settled(4.0 + HEARING_S, {})
+    for name in ("a", "b"):
+        fleet.on_heartbeat(beat(f"r-{name}", node=name), 6.0)
+    assert set(fleet.nodes(6.5)) == {"a", "b", "c"}
+    assert fleet.settled(6.5, {})
+    assert set(fleet.nodes(7.1)) == {"a", "b"}
+
+
+def test_most_nodes_may_be_gone_for_good() -> None:
+    fleet = announced("a", "b")
+    assert set(fleet.nodes(4.0)) == {"a", "b"}
+    assert set(fleet.nodes(4.0 + INVENTORY_S)) == {"a", "b"}
+    assert fleet.nodes(4.1 + INVENTORY_S) == {}
+
+
+def test_after_a_gap_silence_counts_anew() -> None:
+    fleet = announced("a", "b", "c")
+    fleet.resume(60.0)
+    fleet.on_heartbeat(beat("r-a", node="a"), 60.1)
+    assert set(fleet.nodes(62.9)) == {"a", "b", "c"}
+    assert not fleet.settled(61.9, {})
+    for name in ("a", "b"):
+        fleet.on_heartbeat(beat(f"r-{name}", node=name), 63.0)
+    assert set(fleet.nodes(63.1)) == {"a", "b"}
+
+
 def test_attached_servers_are_not_planned() -> None:
-    fleet = Fleet(silence_s=3.0)
+    fleet = Fleet(silence_s=3.0, now=0.0)
     fleet.on_inventory(NodeInventory(node="a", gpus={"H100": 4}, plannable=False), 0.0)
     assert fleet.nodes(2.0) == {}
 
 
 def test_load_is_what_replicas_hold() -> None:
-    fleet = Fleet(silence_s=3.0)
+    fleet = Fleet(silence_s=3.0, now=0.0)
     fleet.on_heartbeat(beat("r1", running=3, waiting=1), 0.0)
     fleet.on_heartbeat(beat("r2", running=2), 0.0)
     assert fleet.load() == {"m": 6}
@@ -82,7 +153,7 @@ def test_demand_is_a_window_of_arrivals() -> None:
 
 
 def fleet_of(gpus: dict[str, int]) -> Fleet:
-    fleet = Fleet(silence_s=3.0)
+    fleet = Fleet(silence_s=3.0, now=0.0)
     fleet.on_inventory(NodeInventory(node="a", gpus=gpus), 0.0)
     return fleet
 

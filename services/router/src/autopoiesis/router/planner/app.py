@@ -67,6 +67,7 @@ async def serve(settings: Settings, service: Service, instance: str) -> None:
 async def listen(bus: Bus, planner: Planner, scope: str) -> None:
     """Hear nodes, replicas, requests, other planners and activations. Waits until JetStream answers."""
     now = time.monotonic
+    bus.on_reconnect(lambda: planner.fleet.resume(now()))
     await bus.subscribe(HEARTBEAT, lambda item: planner.fleet.on_heartbeat(item.message, now()))
     await bus.subscribe(NODE, lambda item: planner.fleet.on_inventory(item.message, now()))
     await bus.subscribe(

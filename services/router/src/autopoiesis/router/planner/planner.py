@@ -41,7 +41,7 @@ class Planner:
         instance: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.fleet = Fleet(settings.silence_s)
+        self.fleet = Fleet(settings.silence_s, clock())
         self.demand = Demand(settings.window_s)
         self.policies = Policies(settings.policy, max_strikes=settings.max_strikes)
         self.lease = Lease(bus, scope=scope, holder=instance, duration_s=settings.lease_s, clock=clock)
@@ -95,9 +95,9 @@ class Planner:
         """One monitoring step of the planner that holds the lease. Raises BusError."""
         now = self._clock()
         nodes = self.fleet.nodes(now)
-        self._adopt(nodes)
-        if not nodes:
+        if not nodes or not self.fleet.settled(now, self._told):
             return
+        self._adopt(nodes)
         loads = self.demand.loads(self.fleet.load(), now)
         ctx = self._observer.observe(nodes, loads, self._all_wanted(), now)
         gpus = {pool.type: pool.count for pool in ctx.gpus}
