@@ -153,6 +153,10 @@ TIME = {
 }
 
 NUMBERS = {
+    "set of integers that share a hash": "m = 2 ** 61 - 1\ns = {i * m for i in range(9000)}\nreturn Assign(0) if 5 in s else HOLD",
+    "dict of integers that share a hash": "m = 2 ** 61 - 1\nd = {}\nfor i in range(9000):\n    d[i * m] = i\nreturn Assign(0)",
+    "tuples of integers that share a hash": "m = 2 ** 61 - 1\nd = {}\nfor i in range(9000):\n    d[(i * m, 1)] = i\nreturn Assign(0)",
+    "misses among integers that share a hash": "m = 2 ** 61 - 1\nd = {i * m: i for i in range(500)}\nn = 0\nwhile True:\n    n += d.get((600 + n) * m, 1)",
     "squaring through a nested helper": "def f(n):\n    return n * n\nx = 3\nwhile True:\n    x = f(x)",
     "squaring through a nested helper's default": (
         "def f(n, m=3):\n    return n * m\nx = 3\nwhile True:\n    x = f(x, m=x)"

@@ -168,7 +168,9 @@ class ExpressionInference:
                 parts = [self._expression(element) for element in elements]
                 if any(not part.kinds for part in parts):
                     return NOTHING
-                return Type(types.FLAT) if all(part.within(types.ATOMIC) for part in parts) else CONTAINER
+                if all(part.within(types.ATOMIC) for part in parts):
+                    return Type(types.FLAT, max((part.bits for part in parts), default=0))
+                return CONTAINER
             case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
                 for generator in node.generators:
                     self._loop(generator.target, generator.iter)

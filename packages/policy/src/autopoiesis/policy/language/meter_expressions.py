@@ -113,7 +113,8 @@ class ExpressionMeter(ast.NodeTransformer):
     def _key(self, node: ast.expr) -> ast.expr:
         """`node`, weighed before it is hashed unless its type says that hashing it is cheap."""
         new = self.visit(node)
-        return new if self._bounded(node) else call_guard("weigh", node, new)
+        cheap = self._bounded(node) and self._types.of(node).bits <= types.HOST_BITS
+        return new if cheap else call_guard("weigh", node, new)
 
     # displays, items and attributes
 

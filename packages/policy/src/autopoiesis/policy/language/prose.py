@@ -76,7 +76,7 @@ elementary step and at most 64 bytes of new memory.
 
 - Straight-line code costs one unit per syntax node and a few per call, charged where control enters it; of two branches, the dearer one counts.
 - A loop or comprehension costs its body times its length, charged when it starts, also if it ends early. `while` pays per turn.
-- `sorted`, `min`, `max`, `sum`, copies, slices, `in` on a list, and `+` or `*` on lists cost their length. Comparing or hashing nested containers costs their size.
+- `sorted`, `min`, `max`, `sum`, copies, slices, `in` on a list, and `+` or `*` on lists cost their length. Comparing or hashing nested containers costs their size, hashing an integer of 64 bits or more 100.
 - Appending to a list while some loop may be running over it also pays for the longer loop.
 - Fuel depends on the source and the arguments only: same decision, same fuel, on every run and Python version.
 

@@ -21,6 +21,10 @@ _NUMBERS: Final = frozenset({int, float, bool})
 _SEQUENCES: Final = (list, tuple)
 _TRAVERSE: Final = 4
 """Fuel per element of a container that is compared or hashed."""
+_COLLIDING: Final = 1 << 63
+"""Python hashes integers modulo 2**61 - 1: beyond this there is no end of those that share a hash."""
+_COLLISION: Final = 100
+"""Fuel to hash one of them, so that a table of them stays too small to be slow."""
 _MOST_DIGITS: Final = 20
 _LONGEST_INTEGER: Final = 1 << grammar.INT_BITS
 
@@ -105,6 +109,8 @@ class Runtime:
         """`value`, after charging for everything a comparison or hash of it may look at."""
         if type(value) in CONTAINERS:
             self._traverse(value, grammar.VALUE_DEPTH)
+        elif type(value) is int and not -_COLLIDING < value < _COLLIDING:
+            self.charge(_COLLISION)
         return value
 
     def _traverse(self, value: Any, depth: int) -> int:
@@ -124,6 +130,9 @@ class Runtime:
         for part in parts:
             if type(part) in CONTAINERS:
                 cost += self._traverse(part, depth - 1)
+            elif type(part) is int and not -_COLLIDING < part < _COLLIDING:
+                self.charge(_COLLISION)
+                cost += _COLLISION
         return cost
 
     def contains(self, value: Any, items: Any) -> bool:
