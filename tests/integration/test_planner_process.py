@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from router_harness import RunningRouter, running_router
@@ -28,7 +29,7 @@ Spawn = Callable[[], Awaitable[asyncio.subprocess.Process]]
 SCOPE = "local/org/model-8b"
 LARGE, SMALL = "llama-3.1-8b", "qwen2.5-7b"
 OK = "200"
-ROUTER = {"silence_s": 5.0, "suspect_after_s": 1.0, "no_replica_wait_s": 20.0}
+ROUTER: dict[str, Any] = {"silence_s": 5.0, "suspect_after_s": 1.0, "no_replica_wait_s": 20.0}
 """As installed, with more patience for loading; the tests' usual ones take a busy machine for a dead one."""
 PLAN = """
 def should_reschedule(ctx):

@@ -66,6 +66,33 @@ async def test_a_dead_worker_is_seen_at_once_and_the_other_one_is_used(nats_url:
         assert {replica for replica, *_ in alive.requests} == {"b"}
 
 
+async def leave(worker: StubWorker, request: Generate, responder: Responder) -> None:
+    """Retired while the request was on its way."""
+    worker.state = "draining"
+    await worker.beat()
+    await responder.fail("unavailable", "draining")
+
+
+async def test_replicas_retired_under_a_request_cost_it_no_attempt(nats_url: str, wait_for: Wait) -> None:
+    async with (
+        stub_worker(nats_url, "a", engine=leave) as one,
+        stub_worker(nats_url, "b", engine=leave) as other,
+        running_router(
+            nats_url, max_attempts=2, no_replica_wait_s=30.0, silence_s=60.0, suspect_after_s=60.0
+        ) as router,
+    ):
+
+        async def both() -> bool:
+            return len((await router.state())["fleet"]) == 2
+
+        await wait_for(both)
+        call = asyncio.create_task(router.chat())
+        await wait_for(lambda: len(one.requests) == len(other.requests) == 1)
+        async with stub_worker(nats_url, "c"):
+            answer = await call
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_frozen_worker_stalls_only_its_own(nats_url: str, wait_for: Wait, stream: bool) -> None:
     async with stub_worker(nats_url, "a", engine=half) as worker, running_router(nats_url) as router:
