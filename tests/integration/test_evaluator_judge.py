@@ -254,15 +254,20 @@ async def test_an_equal_candidate_does_not_come_past_the_open_blocks(make: Any) 
     assert await bench.sent() == ["promoted", "rejected"]
 
 
-async def test_one_that_a_shipped_policy_dominates_is_refused(make: Any) -> None:
+async def test_one_that_a_shipped_policy_dominates_is_refused_and_that_one_judged_instead(make: Any) -> None:
     bench = make()
     source = candidate(1)
-    best = next(arm for arm in shipped("dispatch") if arm.name == "slo_triage")
-    bench.simulate.quality.update({hash_of(source): 0.7, best.hash: 0.8})
+    best, good = (
+        next(arm for arm in shipped("dispatch") if arm.name == name)
+        for name in ("slo_triage", "power_of_two")
+    )
+    bench.simulate.quality.update({hash_of(source): 0.7, best.hash: 0.8, good.hash: 0.75})
     judgement = await bench.propose(source, await bench.window())
     assert "slo_triage is at least as good at every load" in judgement.reason
     assert judgement.best_baseline == "slo_triage"
     assert judgement.gain_over_baseline < 0
+    assert await bench.in_force() == best.hash
+    assert await bench.sent() == ["promoted", "evaluated", "promoted", "rejected"]
 
 
 async def test_a_shipped_policy_is_a_candidate_like_any_other(make: Any) -> None:

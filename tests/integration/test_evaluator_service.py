@@ -63,8 +63,20 @@ def start(
     )
 
 
-def proposal(name: str, snapshot: str, sealed: str, rank: int = 0) -> Proposed:
-    source = library.source(name)
+ALL_TO_THE_SLOWEST = '''"""Whoever is slowest gets everything."""
+API = 1
+
+
+def prioritize(request, ctx):
+    return request.arrival
+
+
+def route(request, replicas, ctx):
+    return Assign(max(replicas, key=lambda replica: (replica.predicted_ttft, replica.index)).index)
+'''
+
+
+def proposal(source: str, snapshot: str, sealed: str, rank: int = 0) -> Proposed:
     return Proposed(
         scope=SCOPE,
         kind="dispatch",
@@ -114,8 +126,8 @@ async def test_a_proposal_becomes_an_activation_and_a_killed_evaluator_loses_not
     (first,) = await bus.last_all(PROMOTED)
     assert first.message.name == "round_robin"
 
-    await propose(bus, proposal("slo_triage", ready.snapshot, ready.sealed))
-    await propose(bus, proposal("random", ready.snapshot, ready.sealed, rank=1))
+    await propose(bus, proposal(library.source("slo_triage"), ready.snapshot, ready.sealed))
+    await propose(bus, proposal(ALL_TO_THE_SLOWEST, ready.snapshot, ready.sealed, rank=1))
     child.kill()
     child = await asyncio.to_thread(start, own_supervisor, roles, nats_url, blobs.directory, "evaluator-2")
 
@@ -132,7 +144,7 @@ async def test_a_proposal_becomes_an_activation_and_a_killed_evaluator_loses_not
     assert passed.message.gain_low > 0.2
     assert passed.message.faults == 0
     assert passed.message.model_error == 0.05
-    assert refused.message.reason.startswith("selection: on the open blocks")
+    assert refused.message.reason == "selection: on the open blocks it does not beat the incumbent"
     (activation,) = await bus.last_all(PROMOTED)
     assert activation.message.hash == passed.message.hash
 
@@ -162,7 +174,7 @@ async def test_stopped_while_it_judges_it_goes_at_once_and_gives_the_proposal_ba
     blobs = BlobStore(tmp_path / "blobs")
     ready = await keep_window(observer, blobs)
     child = await asyncio.to_thread(start, own_supervisor, roles, nats_url, blobs.directory, "evaluator")
-    await propose(bus, proposal("slo_triage", ready.snapshot, ready.sealed))
+    await propose(bus, proposal(library.source("slo_triage"), ready.snapshot, ready.sealed))
 
     async def held() -> bool:
         info = await bus.client.jetstream().consumer_info("proposals", "evaluators")

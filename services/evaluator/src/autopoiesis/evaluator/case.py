@@ -25,6 +25,8 @@ class Findings:
     gain: Gain = NO_GAIN
     confidence: float = 0.0
     best_baseline: Arm | None = None
+    dominated_by: Arm | None = None
+    """A shipped policy that makes the candidate needless."""
     gain_over_baseline: float = 0.0
     scores: tuple[Score, ...] = ()
     incumbent_scores: tuple[Score, ...] = ()

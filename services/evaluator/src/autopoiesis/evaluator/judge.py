@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 
+from msgspec import structs
 from opentelemetry import trace
 
 from autopoiesis.contracts.messages.policy import Judgement, Proposed, Verdict
@@ -33,7 +34,11 @@ ATTEMPTS = 3
 
 
 class Judge:
-    """Takes proposals through the gates. `simulator` is the version that scores are comparable within."""
+    """Takes proposals through the gates. `simulator` is the version that scores are comparable within.
+
+    Where a shipped policy makes a candidate needless, that one is judged in its place, and first: it may be what the
+    candidate would have replaced.
+    """
 
     def __init__(
         self,
@@ -100,6 +105,8 @@ class Judge:
             seed=secrets.randbits(62),
         )
         objection = await self._through_gates(case)
+        if (better := case.findings.dominated_by) is not None:
+            await self.judge(_instead(proposal, better))
         return await self._conclude(case, objection, mode)
 
     async def _through_gates(self, case: Case) -> str | None:
@@ -182,3 +189,7 @@ class Judge:
             )
             kept = await unit.policies.get(policy.hash)
         return Arm(proposal.hash, kept.source, kept.title)
+
+
+def _instead(proposal: Proposed, arm: Arm) -> Proposed:
+    return structs.replace(proposal, hash=arm.hash, source=arm.source, origin="library", parents=())

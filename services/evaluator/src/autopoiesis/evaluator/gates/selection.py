@@ -35,10 +35,11 @@ class Selection:
             return "on the open blocks it does not beat the incumbent"
         rivals = await self._rivals(case, blocks)
         self._note_best(case, rivals)
-        for arm, scores in rivals.items():
-            if _dominates(scores, found.scores):
-                return f"on the open blocks {arm.name} is at least as good at every load and clearly better"
-        return None
+        better = [arm for arm, scores in rivals.items() if _dominates(scores, found.scores)]
+        if not better:
+            return None
+        best = found.dominated_by = max(better, key=lambda arm: (_mean(rivals[arm]), arm.name))
+        return f"on the open blocks {best.name} is at least as good at every load and clearly better"
 
     async def _rivals(self, case: Case, blocks: Blocks) -> dict[Arm, tuple[Score, ...]]:
         """Every other shipped policy; one whose replay fails is no rival here."""
