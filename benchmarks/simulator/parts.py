@@ -20,13 +20,13 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from recorded import recorded, trace_option
 from run import GOAL, GPU, loaded
 
 from autopoiesis.policy import library
-from autopoiesis.simulator.api import Fleet, Trace, WorldSettings, load_trace, objectives
+from autopoiesis.simulator.api import Fleet, Trace, WorldSettings, objectives
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.world import World
-from autopoiesis.simulator.workload import TraceError
 
 TICK_S = 0.004
 WHERE = (
@@ -115,19 +115,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trace", type=Path, default=Path("AzureLLMInferenceTrace_conv.csv"))
+    trace_option(parser)
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--policy", default="least_kv_tokens", choices=library.names("dispatch", every=True))
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--traced", type=int, default=5_000, help="requests of the run that is traced")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    try:
-        trace = load_trace(given.trace)
-    except TraceError as error:
-        print(
-            f"skipped: {error}. Get the trace from github.com/Azure/AzurePublicDataset and pass it with --trace."
-        )
+    trace = recorded(given.trace)
+    if trace is None:
         return 0
     found = measure(trace, Fleet.parse(f"{given.replicas}x{GPU}"), given.policy, given.requests, given.traced)
     print(f"{'per request':34}{'us':>7}{'instructions':>14}{'calls':>7}")

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from recorded import recorded, trace_option
 
-from autopoiesis.simulator.api import SLO, Fleet, Report, Run, capacity, evaluate_many, load_trace
-from autopoiesis.simulator.workload import Trace, TraceError
+from autopoiesis.simulator.api import SLO, Fleet, Report, Run, capacity, evaluate_many
+from autopoiesis.simulator.workload import Trace
 from autopoiesis.simulator.workload.generate import classified
 
 LOAD_ONLY = (
@@ -123,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trace", type=Path, default=Path("AzureLLMInferenceTrace_conv.csv"))
+    trace_option(parser)
     parser.add_argument("--fleet", default="2xH100 + 4xL4")
     parser.add_argument("--model", default="Llama-3.1-8B")
     parser.add_argument("--span", type=float, default=900.0, help="seconds of the trace, from its start")
@@ -133,12 +134,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    try:
-        trace = load_trace(given.trace)
-    except TraceError as error:
-        print(
-            f"skipped: {error}. Get the trace from github.com/Azure/AzurePublicDataset and pass it with --trace."
-        )
+    trace = recorded(given.trace)
+    if trace is None:
         return 0
     trace = classified(trace.between(0.0, given.span), [("interactive", 0.7), ("batch", 0.3)])
     fleet = Fleet.parse(given.fleet, given.model)

@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from peer import Peer, PeerError
+from recorded import recorded, trace_option
 
 from autopoiesis.policy import library
 from autopoiesis.simulator.api import SLO, Fleet, Trace, WorldSettings, capacity, load_trace, objectives
@@ -37,7 +38,7 @@ from autopoiesis.simulator.replica import Replica
 from autopoiesis.simulator.report import make_run
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.requests.world import World
-from autopoiesis.simulator.workload import TraceError, scale_load
+from autopoiesis.simulator.workload import scale_load
 
 GOAL = SLO(ttft_s=2.0, tpot_s=0.1)
 GPU = "H100"
@@ -140,19 +141,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trace", type=Path, default=Path("AzureLLMInferenceTrace_conv.csv"))
+    trace_option(parser)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--replicas", type=int, nargs="*", default=[1, 8, 64, 256])
     parser.add_argument("--long", type=int, default=1_000_000, help="requests of the long run, 0 for none")
     parser.add_argument("--aisimulate", default=os.environ.get("AISIMULATE_PYTHON", ""), metavar="PYTHON")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    try:
-        trace = load_trace(given.trace)
-    except TraceError as error:
-        print(
-            f"skipped: {error}. Get the trace from github.com/Azure/AzurePublicDataset and pass it with --trace."
-        )
+    trace = recorded(given.trace)
+    if trace is None:
         return 0
     found = speed(trace, given.requests, given.replicas)
     found["engine_rps"] = engine_rate(trace, min(given.requests, 50_000))
