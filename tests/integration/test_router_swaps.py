@@ -315,7 +315,9 @@ async def test_a_recorded_run_replays_to_identical_decisions(
                 control,
                 activation(number, library.source(("random", "slo_triage", "power_of_two")[number - 1])),
             )
+            await wait_for(lambda number=number: at(router, number))
         await router.client.put("/admin/policy/pin", json={"library": "slo_triage_hold"})
+        await wait_for(lambda: not worker.running)
         call = asyncio.create_task(router.chat(stream=True))
         await wait_for(lambda: worker.running)
         call.cancel()
