@@ -31,6 +31,8 @@ LOAD_ONLY = (
     "least_predicted_ttft",
 )
 KNOWING = ("slo_triage", "slo_triage_hold")
+WARM_UP_S, WARM_UP_SHARE = 60.0, 0.1
+"""Not scored: so many seconds of the span, or less where the span is short."""
 GOALS = {"interactive": SLO(ttft_s=2.0, tpot_s=0.1), "batch": SLO(ttft_s=10.0, tpot_s=0.2, priority=1)}
 
 Cell = dict[str, float]
@@ -45,10 +47,19 @@ def study(
     seeds: Sequence[int],
 ) -> dict[int, dict[str, dict[float, Cell]]]:
     """Figures by number of routers, policy and load."""
+    warmup_s = min(WARM_UP_S, WARM_UP_SHARE * float(trace.arrival[-1]))
     found: dict[int, dict[str, dict[float, Cell]]] = {}
     for count in routers:
         reports = evaluate_many(
-            policies, trace, fleet, GOALS, loads, seeds, routers=count, load_unit="capacity", warmup_s=60.0
+            policies,
+            trace,
+            fleet,
+            GOALS,
+            loads,
+            seeds,
+            routers=count,
+            load_unit="capacity",
+            warmup_s=warmup_s,
         )
         found[count] = {
             name: {load: cell(report, load) for load in loads}

@@ -145,6 +145,32 @@ def test_heartbeats_tell_what_the_oracle_counts(world: World, seed: int) -> None
                 engine.cancel(at, what)  # type: ignore[arg-type]
 
 
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.integers(0, 2**32))
+def test_evictions_are_told_when_they_happen(world: World, seed: int) -> None:
+    """Also in the middle of runs, whose displaced blocks nobody needs to know before: at random moments, in order."""
+    rng = random.Random(seed)
+    engines = Replica(world.step_time, world.config), SteppingReplica(world.step_time, world.config)
+    now, told = 0.0, 0
+    for at, kind, what in [*world.events(), (world.submits[-1][0] + 1.0, 2, None)]:
+        for moment in sorted(rng.uniform(now, at) for _ in range(2)):
+            for engine in engines:
+                engine.advance(moment)
+                engine.reuse(moment)
+            fast, slow = engines
+            assert fast.evictions == slow.evictions
+            assert fast.evicted(told) == slow.evicted(told)
+            told = slow.evictions
+        now = at
+        for engine in engines:
+            if kind == 0:
+                engine.submit(at, what)  # type: ignore[arg-type]
+            elif kind == 1:
+                engine.cancel(at, what)  # type: ignore[arg-type]
+    for name in ("prefix_hits", "preemptions"):
+        assert getattr(fast, name) == getattr(slow, name)
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.floats(0.001, 0.2))
 def test_streams_carry_the_same_tokens(world: World, tick: float) -> None:

@@ -54,6 +54,7 @@ PLACE = """def place_decode(request, replicas, ctx):
     return Assign(best)
 """
 LOADS = ("inflight", "running + replica.waiting", "queued_prefill_tokens", "kv_used_tokens")
+HITS = "waiting * 40 - replica.prefix_hit_tokens"
 WHOLE = ("outcome", "replica", "attempts", "holds", "tokens", "fallback", "fuel")
 TIMES = ("arrived", "sent", "started", "first", "ended", "transfer_s")
 COUNTS = (
@@ -194,7 +195,7 @@ def worlds(draw: st.DrawFn) -> Small:
             ]
         )
     )
-    load = draw(st.sampled_from(LOADS[:3] if prefix else LOADS))
+    load = draw(st.sampled_from((*LOADS[:3], HITS) if prefix else LOADS))
     policy = POLICY.format(
         load=f"replica.{load}",
         best=f"replicas[best].{load.replace('replica.', 'replicas[best].')}",

@@ -142,6 +142,10 @@ def evaluate_many(
         raise ValueError("the trace has no requests")
     if not loads or not seeds:
         raise ValueError("at least one load and one seed are needed")
+    if warmup_s and warmup_s >= trace.arrival[-1]:
+        raise ValueError(
+            f"warmup_s = {warmup_s:g}: nothing is scored, the last arrival is at {trace.arrival[-1]:g} s"
+        )
     world = settings or WorldSettings()
     if routers is not None:
         world = replace(world, routers=routers)

@@ -231,6 +231,11 @@ class Replica(Batch):
             ),
         )
 
+    def reuse(self, now: float) -> None:
+        """Take out of the prefix cache what the steps of a run have displaced by `now`, before the run ends."""
+        if self._cache is not None and self._run:
+            self._cache.shrink(self._blocks - self._blocks_in_use(self._steps_before(now) + 1))
+
     @property
     def evictions(self) -> int:
         """Prompt blocks that have left the prefix cache."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autopoiesis.simulator.engine import Emission, EngineConfig, Job, ReplicaStats, RequestId, check
+from autopoiesis.simulator.prefix import MOST_EVICTED
 from autopoiesis.simulator.steptime import Steps
 
 
@@ -66,6 +67,7 @@ class SteppingReplica:
         self._waiting: list[_Sequence] = []
         self._idle: list[int | None] = []
         """Freed blocks, oldest first: a hash, or none for content nobody can find. One entry per hash or per page."""
+        self._evicted: list[int] = []
         self._step: list[tuple[_Sequence, int]] = []
         self._cancelled: list[_Sequence] = []
         """Running ones that leave at the end of this step."""
@@ -110,7 +112,7 @@ class SteppingReplica:
 
     def drop_all(self) -> list[RequestId]:
         lost = [s.job.id for s in sorted(self._running + self._waiting, key=lambda s: s.order)]
-        for held in (self._running, self._waiting, self._idle, self._step, self._cancelled):
+        for held in (self._running, self._waiting, self._idle, self._evicted, self._step, self._cancelled):
             held.clear()
         self._end = math.inf
         return lost
@@ -130,6 +132,16 @@ class SteppingReplica:
             prefix_hits=self.prefix_hits,
             preemptions=self.preemptions,
         )
+
+    def reuse(self, now: float) -> None:
+        """Nothing to do: every step evicts what it displaces."""
+
+    @property
+    def evictions(self) -> int:
+        return len(self._evicted)
+
+    def evicted(self, before: int) -> tuple[int, ...]:
+        return tuple(self._evicted[before:][-MOST_EVICTED:])
 
     def load(self) -> tuple[int, int, int, int]:
         """Running, waiting, prompt tokens not computed yet, tokens in the KV cache (each sequence's own count)."""
@@ -180,6 +192,7 @@ class SteppingReplica:
         ):
             block = self._idle.pop(0)
             if block is not None:
+                self._evicted.append(block)
                 self._idle[:0] = [None] * (self._unit() - 1)
 
     def _share(self, sequence: _Sequence, computed: int) -> None:

@@ -23,6 +23,7 @@ class Engine:
         "beating",
         "beats",
         "due",
+        "evictions",
         "held_from",
         "held_s",
         "history",
@@ -78,6 +79,8 @@ class Engine:
         self.due = math.inf
         self.beats = 0
         self.beating = False
+        self.evictions = 0
+        """Of the last heartbeat."""
         self.received: dict[str, int] = {}
         self.unchanging = _described(spec)
         """A heartbeat with what never changes."""
@@ -103,7 +106,10 @@ class Engine:
         self.held_from = math.nan
 
     def heartbeat(self, now: float) -> Heartbeat:
-        stats = self.replica.stats(now)
+        replica = self.replica
+        stats = replica.stats(now)
+        replica.reuse(now)
+        before, self.evictions = self.evictions, replica.evictions
         self.beats += 1
         return msgspec.structs.replace(
             self.unchanging,
@@ -119,6 +125,8 @@ class Engine:
             step_time_s=stats.step_time,
             prefix_queries=stats.prefix_queries,
             prefix_hits=stats.prefix_hits,
+            evictions=self.evictions,
+            evicted=replica.evicted(before),
             received=self.received.copy(),
         )
 
