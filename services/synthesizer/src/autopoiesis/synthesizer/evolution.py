@@ -138,19 +138,16 @@ class Evolution:
     ) -> list[Scored]:
         """The best that beat the incumbent by `min_gain` also on fresh seeds, best first; no two that did the same.
 
-        The best shipped policy is among them, beyond `count` if need be: the evaluator refuses what a shipped policy
-        dominates, and then that one should be there to take its place. A search that overran its time still has its best one
-        checked: else all of it was for nothing. `without` are hashes that do not come into question.
+        A search that overran its time still has its best one checked: else all of it was for nothing. `without` are hashes
+        that do not come into question.
         """
         distinct: dict[object, Scored] = {}
         for policy in self.finished():
             if policy.hash not in without and policy.fitness >= 1 + min_gain and policy.result:
                 done: object = policy.result.scores or tuple(policy.result.breakdown.items())
                 distinct.setdefault(done, policy)
-        ranked = list(distinct.values())
-        shipped = next((policy for policy in ranked if policy.origin == "library"), None)
         checked = []
-        for policy in ([shipped] if shipped else []) + [p for p in ranked[: 2 * count] if p is not shipped]:
+        for policy in list(distinct.values())[: 2 * count]:
             fresh = await self._measured(policy)
             if fresh is None or policy.result is None:
                 continue
@@ -160,8 +157,7 @@ class Evolution:
             if checked and self._budget.left_s <= 0:
                 break
         self.archive.add(checked)
-        best = sorted(checked, key=preference)
-        return best[:count] + [p for p in best[count:] if shipped and p.hash == shipped.hash]
+        return sorted(checked, key=preference)[:count]
 
     def finished(self) -> list[Scored]:
         """All but the incumbent that came to the last stage without a fault, best first."""

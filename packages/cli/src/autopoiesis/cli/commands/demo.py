@@ -36,7 +36,7 @@ def demo(
     keep: Annotated[Path | None, Parameter(help="Keep logs and data in this directory.")] = None,
     common: Common = COMMON,
 ) -> int:
-    """Serve, observe, write, prove, promote, swap, and measure what it was worth; about five minutes.
+    """Serve, observe, write, prove, promote, swap, and measure what it was worth; about three minutes (a recorded trace five).
 
     Exits 1 if nothing was promoted or a request failed.
     """

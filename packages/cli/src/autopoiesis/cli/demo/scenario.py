@@ -19,8 +19,8 @@ TRACE_FLEET: Final = "1xH100 + 2xL40S"
 """Recorded chat requests are short, so that a smaller fleet keeps the rate within what one machine can play in real time."""
 
 MIX: Final = (
-    Mix("interactive", 0.7, Lengths(2500, 0.6, high=12_000), Lengths(120, 0.5, high=512)),
-    Mix("batch", 0.3, Lengths(9_000, 0.5, high=24_000), Lengths(250, 0.5, high=800)),
+    Mix("interactive", 0.7, Lengths(2500, 0.6, high=12_000), Lengths(80, 0.4, high=200)),
+    Mix("batch", 0.3, Lengths(9_000, 0.5, high=24_000), Lengths(120, 0.4, high=250)),
 )
 OBJECTIVES: Final = Objectives(
     classes={
@@ -38,9 +38,9 @@ TRACE_OBJECTIVES: Final = Objectives(classes={"chat": SloClass(ttft_s=2.0, tpot_
 class Stretches:
     """Seconds of each stretch."""
 
-    learn: float = 25.0
-    decide: float = 25.0
-    measure: float = 20.0
+    learn: float = 20.0
+    decide: float = 20.0
+    measure: float = 18.0
     warmup: float = 3.0
     """Sent before each scored stretch and not scored."""
 
