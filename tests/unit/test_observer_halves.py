@@ -2,14 +2,14 @@ import pyarrow as pa
 import pytest
 
 from autopoiesis.contracts.codec import encode
-from autopoiesis.contracts.messages.fleet import Heartbeat, StepModel
+from autopoiesis.contracts.messages.fleet import Heartbeat, PlanObserved, PlanRules, StepModel
 from autopoiesis.contracts.messages.telemetry import RequestRecord, StepBatch, StepRecord
 from autopoiesis.contracts.slo import STANDARD
 from autopoiesis.observer.calibration import by_gpu, calibrate
 from autopoiesis.observer.columns import schema_of, to_table
 from autopoiesis.observer.fleet import Fleet
 from autopoiesis.observer.halves import Material, fleet_between, half, in_flight
-from autopoiesis.observer.rows import FleetRow, StepRow, step_rows
+from autopoiesis.observer.rows import FleetRow, PlanRow, StepRow, plan_row, step_rows
 from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import model
 from autopoiesis.simulator.steptime import StepTime
@@ -196,3 +196,38 @@ def test_batches_of_fleet_rows_have_names_of_their_own():
         fleet.heard(beat("a"))
     batches = [fleet.changes() for fleet in fleets]
     assert len({batch.name for batch in batches if batch is not None}) == 2
+
+
+def test_monitoring_steps_lie_in_their_half_and_starts_are_timed():
+    rules = PlanRules(step_s=5.0, window_s=30.0, cooldown_s=30.0)
+    rows = [
+        plan_row(
+            "plan.observed.x",
+            PlanObserved(
+                scope=SCOPE,
+                step=n,
+                at_unix_s=100.0 + n,
+                policy="p",
+                epoch=1,
+                gpus={"H100": n},
+                demand={},
+                plan=(),
+                rules=rules,
+            ),
+        ).rows[0]
+        for n in range(10)
+    ]
+    fleet = fleet_table(
+        (100.0, beat("a")),
+        (101.0, beat("b", state="loading")),
+        (108.0, beat("b")),
+        (109.0, beat("c", state="loading")),
+    )
+    requests = to_table(RequestRecord, [record(n, 100.0 + n) for n in range(10)])
+    material = Material(SCOPE, requests, fleet, STANDARD, {}, None, plans=to_table(PlanRow, rows))
+    infos = [read_snapshot(half(material, *bounds).data).info for bounds in ((100.0, 106.0), (106.0, 110.0))]
+    assert [[step.gpus["H100"] for step in info.planned] for info in infos] == [
+        [0, 1, 2, 3, 4, 5],
+        [6, 7, 8, 9],
+    ]
+    assert [info.start_s for info in infos] == [7.0, 7.0]

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from autopoiesis.contracts.messages.fleet import DesiredReplica, DesiredState, Heartbeat, NodeInventory
+from autopoiesis.contracts.messages.fleet import DesiredReplica, DesiredState, Heartbeat, ModelBounds, NodeInventory
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.contracts.messages.telemetry import RequestRecord
 from autopoiesis.policy import library
@@ -17,7 +17,6 @@ from autopoiesis.router.planner.fleet import ANNOUNCED_S, HEARING_S, INVENTORY_S
 from autopoiesis.router.planner.observation import Observer
 from autopoiesis.router.planner.placement import Kind
 from autopoiesis.router.planner.policies import Policies
-from autopoiesis.router.planner.settings import ModelBounds
 
 
 def beat(replica: str, node: str = "a", **others: object) -> Heartbeat:

@@ -96,8 +96,20 @@ ACTIVATIONS = Stream("activations", "limits", max_age_s=0.0, max_bytes=64 * MIB,
 LEASES = Stream("leases", "limits", max_age_s=0.0, max_bytes=MIB, per_subject=1)
 DESIRED = Stream("desired", "limits", max_age_s=0.0, max_bytes=64 * MIB, per_subject=1)
 PLANS = Stream("plans", "limits", max_age_s=90 * DAY, max_bytes=64 * MIB)
+PLAN_STEPS = Stream("plan-steps", "limits", max_age_s=6 * HOUR, max_bytes=64 * MIB)
 
-STREAMS: Final = (TELEMETRY, STEPS, TRACES, PROPOSALS, POLICY_EVENTS, ACTIVATIONS, LEASES, DESIRED, PLANS)
+STREAMS: Final = (
+    TELEMETRY,
+    STEPS,
+    TRACES,
+    PROPOSALS,
+    POLICY_EVENTS,
+    ACTIVATIONS,
+    LEASES,
+    DESIRED,
+    PLANS,
+    PLAN_STEPS,
+)
 
 GENERATE: Subject[infer.Generate] = Subject(
     "infer.{replica}",
@@ -153,6 +165,15 @@ PLAN_CHANGED: Subject[fleet.PlanChanged] = Subject(
     ("observer",),
     "what changed and why",
     PLANS,
+)
+PLAN_OBSERVED: Subject[fleet.PlanObserved] = Subject(
+    "plan.observed.{scope}",
+    fleet.PlanObserved,
+    "stream",
+    "planner",
+    ("observer",),
+    "what the planner saw at a monitoring step",
+    PLAN_STEPS,
 )
 REQUEST_TELEMETRY: Subject[telemetry.RequestBatch] = Subject(
     "telemetry.request.{router}",
@@ -255,6 +276,7 @@ REGISTRY: Final[tuple[Subject[Any], ...]] = (
     PLANNER_LEASE,
     DESIRED_STATE,
     PLAN_CHANGED,
+    PLAN_OBSERVED,
     REQUEST_TELEMETRY,
     STEP_TELEMETRY,
     SNAPSHOT,

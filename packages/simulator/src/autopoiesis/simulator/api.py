@@ -20,6 +20,7 @@ from autopoiesis.simulator.capacity import capacity
 from autopoiesis.simulator.fleet import Change, Fleet
 from autopoiesis.simulator.report import ConservationError, Report, Run, make_run
 from autopoiesis.simulator.requests.prepared import Prepared
+from autopoiesis.simulator.requests.recorded import fleet_of, planning_of
 from autopoiesis.simulator.requests.settings import Clients, WorldSettings
 from autopoiesis.simulator.requests.world import World
 from autopoiesis.simulator.workload import Trace, load_trace, scale_load
@@ -188,15 +189,24 @@ def evaluate_snapshot(
     fuel: int | None = None,
     settings: WorldSettings | None = None,
     lead: Recorded | None = None,
+    plan: str = "",
 ) -> Report:
     """Replay a window of real traffic: its fleet and changes, objectives, routers, warm-up and what was in flight.
 
     What was in flight when it began is the work of the policy then in force, queues and all. With `lead`, the window just
     before, every policy serves that first, unscored, and so meets the window with queues of its own.
+
+    With `plan`, the source or library name of a plan policy, the fleet changes as that policy wants from where the window, or its
+    lead, began: at the planner's recorded steps and rules, on the GPUs that there were, at the price that moves have.
+    Raises `UnplannedError` where no planner of one model was recorded.
     """
     info, trace = snapshot.info, snapshot.trace
     if not len(trace):
         raise ValueError("the snapshot has no arrivals")
+    planning = None
+    if plan:
+        planning = planning_of(plan, info, None if lead is None else lead.info)
+        fleet = fleet or fleet_of((lead or snapshot).info)
     return evaluate_many(
         [policy],
         trace,
@@ -210,6 +220,7 @@ def evaluate_snapshot(
         settings=settings,
         in_flight=info.in_flight if lead is None else lead.info.in_flight,
         lead=None if lead is None else _before(lead, info.start_unix_s),
+        planning=planning,
     )[0]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.ma  # NumPy would load these two at first use, when the jail can open no file any more
 import numpy.random
 
+from autopoiesis.policy.language import policy_hash
 from autopoiesis.simulator.api import evaluate_snapshot
 from autopoiesis.simulator.report import Run
 from autopoiesis.simulator.requests.outcome import FINISHED, OUTCOMES, REJECTED
@@ -27,6 +28,8 @@ class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
 
     policy: str
     """Source text, linked, or a library name."""
+    plan: str = ""
+    """The same of a plan policy that plans meanwhile; empty: the fleet changes as it did then."""
     window: bytes
     """A packed `Window`: Parquet stays outside, its library starts threads and the jail forks."""
     lead: bytes = b""
@@ -38,6 +41,29 @@ class ReplayJob(msgspec.Struct, frozen=True, kw_only=True):
     routers: int | None = None
     """None: as many as the window says."""
     step_noise: float = 0.0
+
+
+class PlanMove(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that was not the one in force: replicas by (GPU type, tensor parallelism, role)."""
+
+    at_s: float
+    """From the start of the scored window."""
+    counts: tuple[tuple[str, int, str, int], ...]
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan policy did in one run."""
+
+    steps: int
+    reschedules: int
+    scheduling_s: float
+    """Charged: its plans came into effect that much later."""
+    fuel: int
+    moves: tuple[PlanMove, ...]
+    faults: dict[str, int]
+    gpu_s: float
+    """GPU seconds held by replicas, those of loading included."""
+    loading_gpu_s: float
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,11 +96,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     faults: dict[str, int]
     quarantined: bool
     summary: dict[str, float]
+    planned: Planned | None = None
 
 
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     """Hash."""
+    plan: str = ""
+    """Hash of the plan policy, empty where none planned."""
     outcomes: tuple[str, ...]
     cells: tuple[Cell, ...]
 
@@ -92,10 +121,20 @@ def run(payload: bytes) -> bytes:
         window = replace(window, info=msgspec.structs.replace(window.info, routers=job.routers))
     lead = unpack(job.lead) if job.lead else None
     report = evaluate_snapshot(
-        job.policy, window, job.loads, job.seeds, fuel=job.fuel, settings=settings, lead=lead
+        job.policy,
+        window,
+        job.loads,
+        job.seeds,
+        fuel=job.fuel,
+        settings=settings,
+        lead=lead,
+        plan=job.plan,
     )
     cells = tuple(_cell(found, window.info.scored_from_s) for found in report.runs)
-    return msgspec.msgpack.encode(ReplayResult(policy=report.policy, outcomes=OUTCOMES, cells=cells))
+    plan = policy_hash(job.plan, "plan") if job.plan else ""
+    return msgspec.msgpack.encode(
+        ReplayResult(policy=report.policy, plan=plan, outcomes=OUTCOMES, cells=cells)
+    )
 
 
 def replayed(payload: bytes, job: ReplayJob) -> ReplayResult:
@@ -147,6 +186,29 @@ def _cell(found: Run, scored_from_s: float) -> Cell:
         faults=found.faults,
         quarantined=found.quarantined,
         summary={key: value for key, value in found.summary().items() if math.isfinite(value)},
+        planned=_planned(found, scored_from_s),
+    )
+
+
+def _planned(found: Run, scored_from_s: float) -> Planned | None:
+    plan = found.plan
+    if plan is None:
+        return None
+    moves = tuple(
+        PlanMove(
+            at_s=move.at - scored_from_s, counts=tuple((*kind, n) for kind, n in sorted(move.counts.items()))
+        )
+        for move in plan.moves
+    )
+    return Planned(
+        steps=plan.steps,
+        reschedules=plan.reschedules,
+        scheduling_s=plan.scheduling_s,
+        fuel=plan.fuel,
+        moves=moves,
+        faults=plan.faults,
+        gpu_s=sum(totals.present_s * totals.tp for totals in found.replicas),
+        loading_gpu_s=sum(totals.loading_s * totals.tp for totals in found.replicas),
     )
 
 

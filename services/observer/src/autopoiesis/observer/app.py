@@ -18,6 +18,7 @@ from autopoiesis.contracts.subjects import (
     FAULTED,
     HEARTBEAT,
     PLAN_CHANGED,
+    PLAN_OBSERVED,
     PROMOTED,
     REJECTED,
     REQUEST_TELEMETRY,
@@ -30,7 +31,7 @@ from autopoiesis.observer.catalogue import Catalogue
 from autopoiesis.observer.http import api
 from autopoiesis.observer.ingest import Ingest
 from autopoiesis.observer.observatory import Observatory
-from autopoiesis.observer.rows import EventRow, FleetRow, StepRow, event_row, step_rows
+from autopoiesis.observer.rows import EventRow, FleetRow, PlanRow, StepRow, event_row, plan_row, step_rows
 from autopoiesis.observer.segments import Batch, Segment, SegmentLog
 from autopoiesis.observer.settings import ObserverSettings
 from autopoiesis.observer.snapshots import Cut, SnapshotMaker, Sources, TooFewArrivalsError
@@ -80,12 +81,15 @@ class Observer:
             self.observatory.on_events,
         )
         self.fleet: Ingest[FleetRow] = self._ingest("fleet", FleetRow, "at_unix_s", _never)
-        self.ingests = (self.requests, self.steps, self.events, self.fleet)
+        self.plans: Ingest[PlanRow] = self._ingest(
+            "plans", PlanRow, "at_unix_s", lambda d: plan_row(d.subject, d.message)
+        )
+        self.ingests = (self.requests, self.steps, self.events, self.fleet, self.plans)
         self.catalogue = Catalogue(store, self.ingests, own)
         self.snapshots = SnapshotMaker(
             own,
             settings[SloSettings].objectives,
-            Sources(self.requests, self.steps, self.fleet),
+            Sources(self.requests, self.steps, self.fleet, self.plans),
             self.observatory,
             store,
             BlobStore(Path(settings[BlobSettings].dir)),
@@ -112,6 +116,7 @@ class Observer:
             ("observer-verdicts", (EVALUATED, REJECTED, FAULTED), self.events),
             ("observer-activations", (PROMOTED, ROLLED_BACK), self.events),
             ("observer-plans", (PLAN_CHANGED,), self.events),
+            ("observer-plan-steps", (PLAN_OBSERVED,), self.plans),
         ):
             consumer = await self.bus.consume(
                 subjects, name, ingest.take, batch=256, manual_ack=True, ack_wait=ACK_S

@@ -1,15 +1,18 @@
 """From stored rows to the two blobs of a snapshot. Pure: tables in, bytes out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from autopoiesis.contracts.codec import decode
-from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.fleet import Heartbeat, PlanObserved
 from autopoiesis.contracts.slo import Objectives
+from autopoiesis.observer.columns import to_table
+from autopoiesis.observer.rows import PlanRow
 from autopoiesis.simulator.workload.snapshot import write_snapshot
 from autopoiesis.simulator.workload.window import FleetChange, InFlight, SnapshotInfo
 
@@ -31,6 +34,8 @@ class Material:
     step_scale: dict[str, float]
     step_error: float | None
     routers: int = 1
+    plans: pa.Table = field(default_factory=lambda: to_table(PlanRow, []))
+    """Monitoring steps of the scope's planner, columns of `rows.PlanRow`; empty where nothing is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
         step_scale=material.step_scale,
         step_error=material.step_error,
         routers=material.routers,
+        planned=tuple(planned(material.plans, start_unix_s, end_unix_s)),
+        start_s=loading_s(material.fleet, material.scope),
     )
     return Half(write_snapshot(rows, info), rows.num_rows)
 
@@ -84,6 +91,28 @@ def fleet_between(
             at_start.setdefault(change.heartbeat.replica, change.heartbeat)
     standing = [beat for _, beat in sorted(at_start.items()) if beat.state not in {"stopped", "failed"}]
     return standing, _real_changes(standing, [c for c in later if c.at_s < end_unix_s - start_unix_s])
+
+
+def planned(rows: pa.Table, start_unix_s: float, end_unix_s: float) -> list[PlanObserved]:
+    """Monitoring steps with start <= time < end."""
+    at = pc.field("at_unix_s")
+    steps = rows.filter((at >= start_unix_s) & (at < end_unix_s)).to_pylist()
+    return [decode(PlanObserved, row["observed"].encode(), where="plans segment") for row in steps]
+
+
+def loading_s(rows: pa.Table, scope: str) -> float | None:
+    """Median time from `loading` to `ready` over the replicas of the scope's model that were seen to start."""
+    since: dict[tuple[str, str], float] = {}
+    took = []
+    for row in rows.to_pylist():
+        beat: Heartbeat = decode(Heartbeat, row["heartbeat"].encode(), where="fleet segment")
+        if _governs(scope, beat.model):
+            name = beat.replica, beat.incarnation
+            if beat.state == "loading":
+                since.setdefault(name, row["at_unix_s"])
+            elif beat.state == "ready" and name in since:
+                took.append(row["at_unix_s"] - since.pop(name))
+    return median(took) if took else None
 
 
 def _real_changes(standing: Sequence[Heartbeat], changes: Sequence[FleetChange]) -> list[FleetChange]:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from autopoiesis.contracts.codec import encode
+from autopoiesis.contracts.messages.fleet import PlanObserved
 from autopoiesis.contracts.messages.telemetry import StepBatch
 from autopoiesis.observer.segments import Batch
 
@@ -47,6 +48,19 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     epoch: int
     hash: str
     payload: str
+
+
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A planner's monitoring step. `observed` is a `PlanObserved` as JSON."""
+
+    at_unix_s: float
+    scope: str
+    observed: str
+
+
+def plan_row(subject: str, seen: PlanObserved) -> Batch[PlanRow]:
+    row = PlanRow(at_unix_s=seen.at_unix_s, scope=seen.scope, observed=encode(seen).decode())
+    return Batch((subject, f"{seen.at_unix_s}", seen.step), [row])
 
 
 def step_rows(batch: StepBatch) -> Batch[StepRow]:

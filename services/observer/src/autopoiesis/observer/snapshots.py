@@ -18,7 +18,7 @@ from autopoiesis.observer.fleet import KEYFRAME_S
 from autopoiesis.observer.halves import Half, Material, half
 from autopoiesis.observer.ingest import Ingest
 from autopoiesis.observer.observatory import Observatory
-from autopoiesis.observer.rows import FleetRow, StepRow
+from autopoiesis.observer.rows import FleetRow, PlanRow, StepRow
 from autopoiesis.observer.settings import ObserverSettings
 from autopoiesis.store import BlobStore, Store
 
@@ -53,6 +53,7 @@ class Sources:
     requests: Ingest[RequestRecord]
     steps: Ingest[StepRow]
     fleet: Ingest[FleetRow]
+    plans: Ingest[PlanRow]
 
 
 class SnapshotMaker:
@@ -130,9 +131,18 @@ class SnapshotMaker:
             fleet = await asyncio.to_thread(
                 self._sources.fleet.segments.between, start - 2 * KEYFRAME_S, self._clock()
             )
+        async with self._sources.plans.lock:
+            plans = await asyncio.to_thread(self._sources.plans.segments.between, start, end)
         scale, error = by_gpu(await asyncio.to_thread(calibrate, steps, self._observatory.fleet.current()))
         material = Material(
-            scope, requests, fleet, self._objectives, scale, error, routers=self._observatory.routers(start)
+            scope,
+            requests,
+            fleet,
+            self._objectives,
+            scale,
+            error,
+            routers=self._observatory.routers(start),
+            plans=plans.filter(pc.field("scope") == scope),
         )
         return Bounds(start, middle, end), material
 

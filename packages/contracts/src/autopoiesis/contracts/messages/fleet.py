@@ -1,6 +1,6 @@
 """What replicas and nodes say of themselves, and what the planner wants of them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -143,3 +143,56 @@ class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
     """GPUs there were, by type."""
     decision_s: float = 0.0
     """Processor seconds that the policy took."""
+
+
+class ModelBounds(msgspec.Struct, frozen=True, kw_only=True):
+    """How many replicas of a model there may be. A plan outside of these bounds is refused."""
+
+    min_replicas: Annotated[int, msgspec.Meta(ge=0)] = 1
+    max_replicas: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """0 for no bound."""
+
+
+class PlanRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a planner keeps to whatever its policy. Times are seconds; see the planner's settings."""
+
+    step_s: float
+    window_s: float
+    cooldown_s: float
+    bounds: dict[str, ModelBounds] = {}
+    """By model; others keep at least one replica."""
+    quota: dict[str, int] = {}
+
+
+class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of one model: `concurrency` requests at once, arrivals per second, mean lengths in tokens."""
+
+    concurrency: int = 0
+    arrival_rate: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class PlannedReplicas(msgspec.Struct, frozen=True, kw_only=True):
+    """Replicas of one kind in a plan."""
+
+    model: str
+    gpu: str
+    tp: int
+    count: int
+    role: Role = "mixed"
+
+
+class PlanObserved(msgspec.Struct, frozen=True, kw_only=True):
+    """One monitoring step: what the planner saw, asked of its policy or not, and the plan that was in force before it."""
+
+    scope: str
+    step: int
+    at_unix_s: float
+    policy: str
+    """Hash of the plan policy in force."""
+    epoch: int
+    gpus: dict[str, int]
+    demand: dict[str, ModelLoad]
+    plan: tuple[PlannedReplicas, ...]
+    rules: PlanRules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from autopoiesis.contracts.messages.fleet import ReplicaState
 
@@ -80,6 +80,13 @@ class ReplicaTotals:
     """Its states and when each began, seconds on the clock of the arrivals."""
 
 
+class Move(NamedTuple):
+    """From `at` seconds on there are to be `counts` replicas by (GPU type, tensor parallelism, role)."""
+
+    at: float
+    counts: dict[tuple[str, int, str], int]
+
+
 @dataclass(slots=True)
 class PlanTotals:
     """What a plan policy did over the whole run."""
@@ -88,6 +95,9 @@ class PlanTotals:
     reschedules: int = 0
     scheduling_s: float = 0.0
     """Charged for its own time."""
+    fuel: int = 0
+    moves: list[Move] = field(default_factory=list)
+    """Each plan that was not the one in force, in order."""
     faults: dict[str, int] = field(default_factory=dict)
 
     def fault(self, what: str) -> None:

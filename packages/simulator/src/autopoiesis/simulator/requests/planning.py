@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from autopoiesis.policy import library
@@ -25,9 +25,10 @@ from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.requests.membership import Membership
-from autopoiesis.simulator.requests.outcome import FINISHED, PlanTotals, Rows
+from autopoiesis.simulator.requests.outcome import FINISHED, Move, PlanTotals, Rows
 from autopoiesis.simulator.requests.prepared import Prepared
 from autopoiesis.simulator.startup import Start, StartupCosts
+from autopoiesis.simulator.steptime import StepTime
 from autopoiesis.simulator.toolkit import CostToolkit
 
 Kind = tuple[str, int, Role]
@@ -42,12 +43,24 @@ class Planning:
     """A library name or source text of kind `plan`."""
     gpus: Mapping[str, int]
     """GPUs of the cluster by type, those in use included."""
+    changes: Sequence[tuple[float, Mapping[str, int]]] = ()
+    """When the cluster has other GPUs, and which; what ran on those that are gone has failed, the newest replicas first."""
     step_s: float = 5.0
     window_s: float = 60.0
     """Over which demand is measured."""
+    cooldown_s: float = 0.0
+    """After a change of the plan the policy is not asked for so long, unless GPUs came or went."""
     min_replicas: int = 1
+    max_replicas: int = 0
+    """0 for no bound."""
+    quota: Mapping[str, int] = field(default_factory=dict)
+    """Most GPUs that plans may use, by type; 0 for no bound."""
     how: Start = "warm"
     costs: StartupCosts = field(default_factory=StartupCosts)
+    start_s: float | None = None
+    """How long a replica takes to be ready where that was measured; else `costs` say it."""
+    step_scale: Mapping[str, float] = field(default_factory=dict)
+    """Per GPU type: measured over modelled step time of the replicas that plans start."""
     charge: Callable[[float, int], float] | None = None
     """Seconds a step takes, from the processor seconds it took here and its fuel; none: the former, which differ from run to run."""
     prefix_block_tokens: int = 0
@@ -56,7 +69,9 @@ class Planning:
     def __post_init__(self) -> None:
         if self.step_s <= 0 or self.window_s <= 0:
             raise ValueError(f"step_s = {self.step_s}, window_s = {self.window_s}: must be above 0 (seconds)")
-        for name, count in self.gpus.items():
+        for name, count in (
+            item for gpus in (self.gpus, *(g for _, g in self.changes)) for item in gpus.items()
+        ):
             if gpu(name).name != name or count < 0:
                 raise ValueError(
                     f"gpus: {count} x {name!r} must be not negative, of a type named {gpu(name).name!r}"
@@ -104,42 +119,63 @@ class Planner:
         self._history: deque[PlanContext] = deque(maxlen=HISTORY)
         self._waiting: list[ReplicaSpec] = []
         self._made = 0
+        self._gpus = dict.fromkeys((name for _, gpus in planning.changes for name in gpus), 0) | dict(
+            planning.gpus
+        )
+        self._asked_with: dict[str, int] = {}
+        self._changed_at = -math.inf
         members.freed = self._freed
+        for at, gpus in planning.changes:
+            later(at, partial(self._resize, gpus))
 
     def step(self, now: float) -> None:
         """Look, ask, and come again."""
         if self._since != self._since:
             self._since = now
         ctx = self._observe(now)
+        seconds = 0.0
+        if self._gpus != self._asked_with or now - self._changed_at >= self._planning.cooldown_s:
+            seconds = self._ask(ctx, now)
+        self._later(now + max(self._planning.step_s, seconds), self.step)
+
+    def _ask(self, ctx: PlanContext, now: float) -> float:
+        """The seconds charged for the answer; a plan is carried out after them."""
         began = time.process_time()
-        plan = self._asked(ctx)
-        took, fuel = time.process_time() - began, self._policy.fuel_used
-        charge = self._planning.charge
+        plan, fuel = self._answer(ctx)
+        took, charge = time.process_time() - began, self._planning.charge
         seconds = took if charge is None else charge(took, fuel)
         self.totals.scheduling_s += seconds
+        self.totals.fuel += fuel
         if plan is not None:
             self.totals.reschedules += 1
             self._last = ctx
             self._later(now + seconds, partial(self._carry_out, plan))
-        self._later(now + max(self._planning.step_s, seconds), self.step)
+        return seconds
 
-    def _asked(self, ctx: PlanContext) -> tuple[Replicas, ...] | None:
+    def _answer(self, ctx: PlanContext) -> tuple[tuple[Replicas, ...] | None, int]:
+        """A plan, none where the one in force is kept, and the fuel that took."""
         ctx.toolkit = CostToolkit(ctx, self._cost)
         self.totals.steps += 1
+        fuel, plan = 0, None
         try:
-            if not self._policy.should_reschedule(ctx):
-                return None
-            return self._policy.schedule(ctx)
+            wanted = self._policy.should_reschedule(ctx)
+            fuel = self._policy.fuel_used
+            if wanted:
+                plan = self._policy.schedule(ctx)
+                fuel += self._policy.fuel_used
+            self._asked_with = dict(self._gpus)
         except PolicyError as error:
             self.totals.fault(f"{type(error).__name__}: {error}")
-            return None
+        return plan, fuel
 
     def _observe(self, now: float) -> PlanContext:
         ctx = PlanContext()
         ctx.step, ctx.now = self._step, now
         self._step += 1
         ctx.models = (self._demand(now),)
-        ctx.gpus = tuple(pool(pool_of(name), count) for name, count in self._planning.gpus.items())
+        ctx.gpus = tuple(pool(pool_of(name), count) for name, count in self._gpus.items())
+        for seen_pool in ctx.gpus:
+            seen_pool.quota = self._planning.quota.get(seen_pool.type, 0)
         counts = Counter(_kind(engine.spec) for engine in self._standing())
         ctx.plan = (
             tuple(Replicas(0, kind, tp, n, role=role) for (kind, tp, role), n in counts.items()) or None
@@ -169,7 +205,7 @@ class Planner:
         self._load = Load(max(held, inside), prompt, output)
         view = demand(0, self._shape, self._load)
         view.arrival_rate = len(ended) / span
-        view.min_replicas = self._planning.min_replicas
+        view.min_replicas, view.max_replicas = self._planning.min_replicas, self._planning.max_replicas
         return view
 
     def _standing(self) -> list[Engine]:
@@ -179,6 +215,9 @@ class Planner:
         wanted: Counter[Kind] = Counter()
         for entry in plan:
             wanted[entry.gpu, entry.tp, entry.role] += entry.count
+        if wanted != Counter(_kind(spec) for spec in (*(e.spec for e in self._standing()), *self._waiting)):
+            self._changed_at = now
+            self.totals.moves.append(Move(now, {kind: count for kind, count in wanted.items() if count}))
         self._waiting.clear()
         for engine in self._standing():
             kind = _kind(engine.spec)
@@ -193,7 +232,26 @@ class Planner:
     def _new(self, name: str, tp: int, role: Role) -> ReplicaSpec:
         self._made += 1
         spec = replica_of(gpu(name), self._shape, tp, role, name=f"planned-{self._made}")
-        return with_cache(spec, self._planning.prefix_block_tokens)
+        steps = StepTime(gpu(name), self._shape, tp, scale=self._planning.step_scale.get(name, 1.0))
+        return with_cache(replace(spec, steps=steps), self._planning.prefix_block_tokens)
+
+    def _resize(self, gpus: Mapping[str, int], now: float) -> None:
+        self._gpus = dict.fromkeys(self._gpus, 0) | dict(gpus)
+        used = self._used()
+        for engine in reversed(self._members.engines):
+            name = engine.spec.gpu
+            if _holds(engine) and used[name] > self._gpus.get(name, 0):
+                used[name] -= engine.spec.tp
+                self._members.change(Change(at=now, kind="fail", replica=engine.spec.name), now)
+        self._start(now)
+
+    def _used(self) -> Counter[str]:
+        """GPUs by type that engines hold."""
+        used: Counter[str] = Counter()
+        for engine in self._members.engines:
+            if _holds(engine):
+                used[engine.spec.gpu] += engine.spec.tp
+        return used
 
     def _freed(self, now: float) -> None:
         """An engine left its GPUs."""
@@ -202,21 +260,24 @@ class Planner:
 
     def _start(self, now: float) -> None:
         """Start what waits, as far as GPUs are free."""
-        costs, used = self._planning.costs, Counter[str]()
-        for engine in self._members.engines:
-            if engine.held_from == engine.held_from:
-                used[engine.spec.gpu] += engine.spec.tp
-        still = []
+        used, still = self._used(), []
         for spec in self._waiting:
-            if used[spec.gpu] + spec.tp > self._planning.gpus[spec.gpu]:
+            if used[spec.gpu] + spec.tp > self._gpus[spec.gpu]:
                 still.append(spec)
                 continue
             used[spec.gpu] += spec.tp
-            takes_s = costs.seconds(spec, self._planning.how)
+            takes_s = self._planning.start_s
+            if takes_s is None:
+                takes_s = self._planning.costs.seconds(spec, self._planning.how)
             self._members.change(
                 Change(at=now, kind="join", replica=spec.name, spec=spec, takes_s=takes_s), now
             )
         self._waiting = still
+
+
+def _holds(engine: Engine) -> bool:
+    """Whether it has GPUs now."""
+    return engine.held_from == engine.held_from
 
 
 def _kind(spec: ReplicaSpec) -> Kind:

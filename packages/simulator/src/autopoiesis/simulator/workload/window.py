@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.fleet import Heartbeat, PlanObserved
 from autopoiesis.contracts.slo import STANDARD, Objectives
 from autopoiesis.simulator.workload.trace import Trace
 
@@ -71,6 +71,10 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     routers: int = 1
     block_tokens: int = 256
     """Estimated tokens behind each block hash."""
+    planned: tuple[PlanObserved, ...] = ()
+    """The planner's monitoring steps, in order; none where nothing is planned."""
+    start_s: float | None = None
+    """Median seconds until a replica that started was ready, where any was seen to start."""
     version: int = 1
 
 

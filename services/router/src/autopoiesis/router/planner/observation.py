@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from autopoiesis.contracts.messages.fleet import DesiredReplica
+from autopoiesis.contracts.messages.fleet import DesiredReplica, ModelBounds
 from autopoiesis.policy.api import GpuPool, ModelDemand, PlanContext, Replicas
 from autopoiesis.policy.states import HISTORY
 from autopoiesis.router.planner.demand import Load
 from autopoiesis.router.planner.fleet import Node
 from autopoiesis.router.planner.placement import Kind, kind_of
-from autopoiesis.router.planner.settings import ModelBounds
 
 _ANY: ModelBounds = ModelBounds()
 

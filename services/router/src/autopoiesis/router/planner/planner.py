@@ -12,7 +12,7 @@ import structlog
 
 from autopoiesis.contracts.messages.fleet import DesiredReplica, DesiredState, PlanChanged
 from autopoiesis.contracts.messages.policy import Activation, Faulted
-from autopoiesis.contracts.subjects import DESIRED_STATE, FAULTED, PLAN_CHANGED, slug
+from autopoiesis.contracts.subjects import DESIRED_STATE, FAULTED, PLAN_CHANGED, PLAN_OBSERVED, slug
 from autopoiesis.policy.api import PlanContext, Replicas
 from autopoiesis.router.planner.deciding import Decider, Decision, PlanFaultError
 from autopoiesis.router.planner.demand import Demand
@@ -21,6 +21,7 @@ from autopoiesis.router.planner.lease import Lease
 from autopoiesis.router.planner.observation import Observer
 from autopoiesis.router.planner.placement import PlacementError, Wanted, changes, kinds_of, place
 from autopoiesis.router.planner.policies import Policies
+from autopoiesis.router.planner.recording import observed
 from autopoiesis.router.planner.settings import PlannerSettings
 from autopoiesis.runtime.bus import Bus, BusError
 
@@ -101,6 +102,7 @@ class Planner:
         loads = self.demand.loads(self.fleet.load(), now)
         ctx = self._observer.observe(nodes, loads, self._all_wanted(), now)
         gpus = {pool.type: pool.count for pool in ctx.gpus}
+        await self._record(ctx)
         came_or_went = gpus != self._gpus
         if self.policies.idle or not (came_or_went or now - self._changed_s >= self._settings.cooldown_s):
             return
@@ -146,6 +148,24 @@ class Planner:
 
     def _all_wanted(self) -> list[DesiredReplica]:
         return [replica for _, there in sorted(self._wanted.items()) for replica in there]
+
+    async def _record(self, ctx: PlanContext) -> None:
+        """Tell what this step saw. Planning goes on where nobody can be told."""
+        seen = observed(
+            ctx,
+            kinds_of(self._wanted),
+            scope=self._scope,
+            policy=self.policies.hash,
+            epoch=self.policies.epoch,
+            rules=self._settings.rules,
+        )
+        msg_id = f"{self._instance}-step-{ctx.step}"
+        try:
+            await self._bus.publish_event(
+                PLAN_OBSERVED, seen, msg_id=msg_id, timeout=PUBLISH_S, scope=slug(self._scope)
+            )
+        except BusError as error:
+            log.warning("a monitoring step was not recorded", error=str(error))
 
     async def _ask(self, ctx: PlanContext) -> Decision | None:
         try:

@@ -6,18 +6,11 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from autopoiesis.contracts.messages.fleet import ModelBounds, PlanRules
 from autopoiesis.runtime.settings import Section
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class ModelBounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How many replicas of a model there may be. A plan outside of these bounds is refused."""
-
-    min_replicas: _Count = 1
-    max_replicas: _Count = 0
-    """0 for no bound."""
 
 
 class PlannerSettings(Section, frozen=True, kw_only=True):
@@ -44,3 +37,13 @@ class PlannerSettings(Section, frozen=True, kw_only=True):
     """Bounds by model; others keep at least one replica. A model named here is known before anyone serves it."""
     quota: dict[str, _Count] = msgspec.field(default_factory=dict)
     """Most GPUs that plans may use, by type; 0 for no bound."""
+
+    @property
+    def rules(self) -> PlanRules:
+        return PlanRules(
+            step_s=self.step_s,
+            window_s=self.window_s,
+            cooldown_s=self.cooldown_s,
+            bounds=self.models,
+            quota=self.quota,
+        )
