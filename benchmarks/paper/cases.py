@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from autopoiesis.policy import library
-from autopoiesis.simulator.intervals import Assumptions, PlanTrace, paper
+from autopoiesis.simulator.intervals import Assumptions, CostModel, PlanTrace, paper
+from autopoiesis.simulator.intervals.bound import Bound, lower_bound
 
 HERE = Path(__file__).parent
 EVOLVED = HERE / "evolved"
 DATA = HERE.parents[2] / "shared" / "data" / "paper"
 """Where the paper's figures lie unless `--data` says otherwise: beside the checkout."""
+BOUNDED_TYPES = 3
+"""GPU types beyond which the bound's states do not fit in memory."""
 
 SHARDED, UNSHARDED = Assumptions(), Assumptions(shard_attention=False)
 """Table 3's serving time of full migration on the stable trace, 277.4 s by its tokens per second, needs attention that tensor
@@ -172,3 +175,10 @@ def seeds(case: Case) -> dict[str, str]:
     }
     known = set(named.values())
     return named | {rival.label: rival.source for rival in case.rivals if rival.source not in known}
+
+
+def bound_of(case: Case) -> Bound | None:
+    """The lower bound on the total time; None where four GPU types make too many states."""
+    if len(case.trace.pools) > BOUNDED_TYPES:
+        return None
+    return lower_bound(case.trace, CostModel(case.assumptions))

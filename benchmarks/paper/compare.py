@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cases import EVOLVED, SHARDED, UNSHARDED, Case, Rival, seeds
+from cases import EVOLVED, SHARDED, UNSHARDED, Case, Rival, bound_of, seeds
 from measure import Bench
 
-from autopoiesis.simulator.intervals.bound import Bound, lower_bound
+from autopoiesis.simulator.intervals.bound import Bound
 from autopoiesis.simulator.intervals.world import Decision, Outcome, PlanRejectedError
 
 NEAREST = {
@@ -85,7 +85,7 @@ def compare(case: Case, bench: Bench, *, with_bound: bool = True, paper_only: bo
     if found.evolved is not None:
         _evolved(found, found.evolved.source, bench)
     if with_bound:
-        found.bound = lower_bound(case.trace, bench.cost)
+        found.bound = bound_of(case)
     return found
 
 

@@ -17,14 +17,15 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cases import DATA, Case, load, seeds
+from cases import DATA, Case, bound_of, load, seeds
 
 from autopoiesis.policy.jail import Jail, Limits
 from autopoiesis.policy.language import policy_hash
+from autopoiesis.simulator.intervals.bound import Bound
 from autopoiesis.synthesizer.budget import Budget
 from autopoiesis.synthesizer.budget import Limits as Spend
 from autopoiesis.synthesizer.candidates import Scored
@@ -34,6 +35,7 @@ from autopoiesis.synthesizer.plans import MODULE, PlanRuns, PlanScorer, situatio
 from autopoiesis.synthesizer.proposers.llm import Call, LlmProposer
 from autopoiesis.synthesizer.recorded import RecordedModel, Recording
 from autopoiesis.synthesizer.settings import LlmSettings
+from autopoiesis.synthesizer.situation import Situation
 
 CANDIDATE = Limits(wall_s=600.0, cpu_s=90.0)
 """Of one candidate on the trace. What needs longer has lost anyway."""
@@ -46,13 +48,14 @@ REPEATS = 1
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How a synthesis is run; kept with what came of it."""
+    """How a synthesis is run; kept with what came of it. `seeds` are the sources it begins with, by name, the incumbent last."""
 
     proposals: int
     population: int
     islands: int
     accounting: str
     seed: int
+    seeds: Mapping[str, str]
     warm: tuple[str, ...] = ()
 
 
@@ -62,14 +65,15 @@ async def evolve(
     """Run the search to its end; the recording then holds all of it."""
     runs = PlanRuns(case.trace, case.assumptions, jail, repeats=REPEATS, recorded=recording.runs())
     least = case.evolved_per_call_s if asked.accounting == "paper" else 0.0
+    bound = bound_of(case)
     budget = Budget(Spend(DAY_S, asked.proposals, 3 * asked.proposals, 10**9, 0.0))
     evolution = Evolution(
         f"paper/{case.key}",
         "plan",
-        PlanScorer(runs, least_s=least),
+        PlanScorer(runs, least_s=least, optima=bound.optima if bound else ()),
         budget,
         asked.population,
-        situation_of_trace(case.trace),
+        _situation(case, bound),
         seed=asked.seed,
         islands=asked.islands,
     )
@@ -79,13 +83,21 @@ async def evolve(
         await recording.keep_call(call)
         print(f"answer {budget.calls}: {call.candidate[:12] or call.error.splitlines()[0][:100]}", flush=True)
 
-    known = [scored(source, name) for name, source in seeds(case).items()]
+    known = [scored(source, name) for name, source in asked.seeds.items()]
     warm = [scored(source, "from an earlier run", "archive") for source in asked.warm]
     await evolution.begin(known[-1], [*known, *warm])
     report(evolution)
     await evolution.run([LlmProposer(model, budget, keep, failures=evolution.failures)])
     recording.keep_runs(runs.results)
     return evolution
+
+
+def _situation(case: Case, bound: Bound | None) -> Situation:
+    known = situation_of_trace(case.trace)
+    if bound is None:
+        return known
+    least = f"no policy, not even one that knows the future and plans in no time, takes less than {bound.total_s:.1f} s in all"
+    return replace(known, workload=[*known.workload, least])
 
 
 def scored(source: str, title: str, origin: Any = "library") -> Scored:
@@ -170,11 +182,15 @@ async def main(given: argparse.Namespace) -> int:
     case = load(given.data)[given.case]
     recording = Recording(case.folder)
     warm = warm_sources(given.warm) if given.warm else ()
-    asked = Asked(given.proposals, given.population, given.islands, given.accounting, given.seed, warm)
+    asked = Asked(
+        given.proposals, given.population, given.islands, given.accounting, given.seed, seeds(case), warm
+    )
     if given.replay:
         asked = Asked(**json.loads((case.folder / "lineage.json").read_text())["asked"])
-        evolution = await evolve(case, asked, RecordedModel(recording.completions()), recording, None)
+        recorded = RecordedModel(recording.completions())
+        evolution = await evolve(case, asked, recorded, recording, None)
         report(evolution)
+        print(f"{recorded.reworded} of {len(recording.completions())} prompts are worded otherwise by now")
         return replayed(case, evolution)
     settings = LlmSettings(
         base_url=given.base_url, model=given.model, timeout_s=given.timeout, max_tokens=16_384

@@ -98,6 +98,16 @@ async def test_a_synthesis_is_repeated_from_its_recording_without_model_or_jail(
     assert lines == len(recording.completions()) >= 4
 
 
+async def test_a_recording_outlives_other_words_in_its_prompts(jail, tmp_path, monkeypatch):
+    recording = Recording(tmp_path)
+    first = await search(recording, Scripted(), jail)
+    monkeypatch.setitem(prompt._OBJECTIVE, "plan", "Be quick.")
+    model = RecordedModel(recording.completions())
+    again = await search(recording, model, None)
+    assert [p.hash for p in again.archive.ranked()] == [p.hash for p in first.archive.ranked()]
+    assert model.reworded == len(recording.completions())
+
+
 async def test_what_was_not_recorded_is_an_error_not_a_guess(tmp_path):
     model = RecordedModel(Recording(tmp_path).completions())
     with pytest.raises(LlmError, match="no recorded answer"):
@@ -120,6 +130,9 @@ async def test_fitness_is_total_time_against_the_incumbents(jail):
     assert result.fitness > 1
     assert ours.stale_s == pytest.approx(5.0, abs=0.1)
     assert "reconfig s" in result.artifact
+    assert "plan from step 0: Qwen2.5-7B" in result.artifact
+    told = await PlanScorer(runs, optima=(1.25, 2.5)).score(four, one, 1)
+    assert "2.50" in told.artifact.splitlines()[2]
     assert await scorer.behaviour(one) != await scorer.behaviour(four)
 
 

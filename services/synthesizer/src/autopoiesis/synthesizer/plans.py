@@ -20,6 +20,8 @@ MODULE = "autopoiesis.simulator.intervals.job"
 RESCHEDULES = (1, 2, 4, 8)
 MOVED_SHARE = (0.0, 0.02, 0.1, 0.25)
 """Bounds of the archive's cells: calls of `schedule`, and the share of the total time that goes into moving."""
+PLANS = 10
+"""Of a run, that are told to proposers."""
 
 
 class PlanRuns:
@@ -73,9 +75,20 @@ class PlanScorer:
 
     stages = 1
 
-    def __init__(self, runs: PlanRuns, *, least_s: float = 0.0, accounting: Accounting = "additive") -> None:
-        """`least_s` is charged for a call of `schedule` where it took less, in seconds."""
+    def __init__(
+        self,
+        runs: PlanRuns,
+        *,
+        least_s: float = 0.0,
+        accounting: Accounting = "additive",
+        optima: Sequence[float] = (),
+    ) -> None:
+        """`least_s` is charged for a call of `schedule` where it took less, in seconds.
+
+        `optima`, step by step the least serving time that any plan can reach, are told to proposers where they are known.
+        """
         self._runs, self._least_s, self._accounting = runs, least_s, accounting
+        self._optima = optima
         self._cost = CostModel(runs.assumptions)
 
     async def outcome(self, policy: Scored) -> Outcome:
@@ -103,7 +116,10 @@ class PlanScorer:
             "total_s": ours.total_s,
             "tokens_per_s": ours.tokens_per_s,
         }
-        return Result(theirs.total_s / ours.total_s, (), parts, stage=stage, artifact=table(ours))
+        told = table(ours, self._optima) + plans_of(
+            self._runs.trace, await self._runs.decisions(policy), self._cost
+        )
+        return Result(theirs.total_s / ours.total_s, (), parts, stage=stage, artifact=told)
 
     async def fresh(self, policy: Scored, incumbent: Scored) -> Result:
         """The same: nothing in this world is drawn."""
@@ -121,13 +137,40 @@ class PlanScorer:
         return max(decision.scheduling_s, self._least_s if decision.rescheduled else 0.0)
 
 
-def table(outcome: Outcome) -> str:
+def table(outcome: Outcome, optima: Sequence[float] = ()) -> str:
     """Where the time went, step by step."""
+    head = "step  rescheduled  stale s  reconfig s  serve s"
     rows = [
         f"{number:4d}  {'yes' if i.rescheduled else 'no':>11}  {i.stale_s:7.3f}  {i.reconfigure_s:10.2f}  {i.serve_s:7.2f}"
         for number, i in enumerate(outcome.intervals)
     ]
-    return "\n".join(["step  rescheduled  stale s  reconfig s  serve s", *rows])
+    if optima:
+        head += "  least serve s of any plan"
+        rows = [f"{row}  {least:25.2f}" for row, least in zip(rows, optima, strict=True)]
+    return "\n".join([head, *rows, ""])
+
+
+def plans_of(trace: PlanTrace, decisions: Sequence[Decision], cost: CostModel) -> str:
+    """Every new plan, and what each model took under it: who all wait for."""
+    lines, old = [], None
+    for number, decision in enumerate(decisions):
+        if decision.plan == old:
+            continue
+        gpus = trace.gpus(number)
+        old = decision.plan
+        parts = []
+        for model in trace.demands(number):
+            seconds = cost.serve_time(model, gpus, decision.plan)
+            groups = (
+                f"{e.count}x{e.gpu}/tp{e.tp}"
+                + (f"/batch {e.batch}" if e.batch else "")
+                + (f"/{e.role}" if e.role != "mixed" else "")
+                for e in decision.plan
+                if e.model == model.index and e.count
+            )
+            parts.append(f"{model.name} {seconds:.2f} s: {' + '.join(groups)}")
+        lines.append(f"plan from step {number}: {'; '.join(parts)}")
+    return "\n".join(lines[:PLANS])
 
 
 def situation_of_trace(trace: PlanTrace) -> Situation:

@@ -1,6 +1,7 @@
 """What is asked of a language model: the interface, the objective, what was seen, what was tried. Never request content."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,8 @@ What decides it:
 A plan must not use more GPUs than there are and must serve every model with demand; a fault or such a plan ends the candidate.""",
 }
 
+_DRAW = re.compile(r"\(question (\d+)\)\Z")
+
 _WHERE: dict[Kind, str] = {"dispatch": "inside the router", "plan": "at every monitoring step"}
 
 _DIFF = """Answer with one or more edits of the PARENT, each in exactly this form:
@@ -89,6 +92,12 @@ def repair(asked: Sequence[Message], answer: str, problem: str) -> list[Message]
 def digest(asked: Sequence[Message]) -> str:
     """What a question is known by: SHA-256 of its messages."""
     return hashlib.sha256(repr(list(asked)).encode()).hexdigest()
+
+
+def number(asked: Sequence[Message]) -> str:
+    """Which question of a search this is, whatever the wording: its draw, and the length of the conversation; empty without one."""
+    draws = [found[1] for m in asked[:2] if (found := _DRAW.search(m["content"]))]
+    return f"{draws[0]}/{len(asked)}" if draws else ""
 
 
 def show(request: Request) -> str:

@@ -1,8 +1,10 @@
 """A cycle written down, so that it can be run again without a model: answers by prompt, results by policy."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,20 +14,28 @@ from autopoiesis.synthesizer.llm import BYTES_PER_TOKEN, Answer, LlmError, Model
 from autopoiesis.synthesizer.proposers.llm import Call
 
 
+class Completion(NamedTuple):
+    """A recorded answer, by the hash of its prompt and by `prompt.number` of it."""
+
+    prompt: str
+    number: str
+    text: str
+
+
 class Recording:
-    """A folder with `completions.jsonl` (one answer a line, keyed by the hash of its prompt) and `runs.json` (by policy hash)."""
+    """A folder with `completions.jsonl` (one answer a line, by the hash of its prompt) and `runs.json` (by policy hash)."""
 
     def __init__(self, folder: Path) -> None:
         self._completions = folder / "completions.jsonl"
         self._runs = folder / "runs.json"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def completions(self) -> dict[str, str]:
-        """Answers by prompt hash. Raises ValueError for a file that is broken."""
+    def completions(self) -> list[Completion]:
+        """Answers, oldest first. Raises ValueError for a file that is broken."""
         if not self._completions.exists():
-            return {}
+            return []
         rows = [json.loads(line) for line in self._completions.read_text().splitlines()]
-        return {row["prompt"]: row["completion"] for row in rows}
+        return [Completion(row["prompt"], row["number"], row["completion"]) for row in rows]
 
     def runs(self) -> dict[str, PlanResult]:
         """What policies did, by policy hash, scheduling seconds as measured then."""
@@ -43,6 +53,7 @@ class Recording:
             return
         row = {
             "prompt": call.prompt_hash,
+            "number": prompt.number(call.messages),
             "model": call.answer.model,
             "candidate": call.candidate,
             "error": call.error,
@@ -53,12 +64,21 @@ class Recording:
 
 
 class RecordedModel:
-    """Answers from a recording; what was never asked then goes to `otherwise`, or is an LlmError without one."""
+    """Answers from a recording; what was never asked then goes to `otherwise`, or is an LlmError without one.
+
+    Without `otherwise` a prompt that is worded otherwise now, as the interface's description grows, gets the answer to the question
+    of the same number; `reworded` counts those.
+    """
 
     name = "recorded"
 
-    def __init__(self, completions: Mapping[str, str], otherwise: Model | None = None) -> None:
-        self._completions, self._otherwise = completions, otherwise
+    def __init__(self, completions: Sequence[Completion], otherwise: Model | None = None) -> None:
+        self._exact = {known.prompt: known.text for known in completions}
+        self._numbered: dict[str, list[str]] = defaultdict(list)
+        for known in completions:
+            self._numbered[known.number].append(known.text)
+        self._otherwise = otherwise
+        self.reworded = 0
 
     def worst_case(self, messages: Sequence[Mapping[str, str]]) -> tuple[int, float]:
         if self._otherwise is not None:
@@ -68,11 +88,15 @@ class RecordedModel:
     async def complete(
         self, messages: Sequence[Mapping[str, str]], *, timeout_s: float | None = None
     ) -> Answer:
-        """The recorded answer to exactly these messages. Raises LlmError."""
-        key = prompt.digest([dict(m) for m in messages])
-        if key not in self._completions and self._otherwise is not None:
+        """The recorded answer to these messages. Raises LlmError."""
+        asked = [dict(m) for m in messages]
+        key, number = prompt.digest(asked), prompt.number(asked)
+        text = self._exact.get(key)
+        if text is None and self._otherwise is not None:
             return await self._otherwise.complete(messages, timeout_s=timeout_s)
-        if key not in self._completions:
-            raise LlmError(f"no recorded answer to prompt {key[:12]}")
-        text = self._completions[key]
+        if text is None:
+            if not self._numbered[number]:
+                raise LlmError(f"no recorded answer to prompt {key[:12]}, question {number or 'unknown'}")
+            text = self._numbered[number].pop(0)
+            self.reworded += 1
         return Answer(text, self.name, 0, len(text) // BYTES_PER_TOKEN, 0.0, 0.0)

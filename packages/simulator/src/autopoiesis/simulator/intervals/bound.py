@@ -30,12 +30,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Seconds. `total_s` is the bound; `serve_s` the sum of per-step optima, with free moves."""
+    """Seconds. `total_s` is the bound; `optima` are the least serving times of each step, with free moves."""
 
     total_s: float
-    serve_s: float
+    optima: tuple[float, ...]
     held: tuple[str, ...]
     """Models whose moves are charged."""
+
+    @property
+    def serve_s(self) -> float:
+        """Sum of the per-step optima."""
+        return sum(self.optima)
 
 
 def lower_bound(trace: PlanTrace, cost: CostModel) -> Bound:
@@ -66,15 +71,15 @@ class _Search:
             2 * min(self._cost.transfer_time(m, pool) for pool in self._pools)
             for m in self._models(self._held)
         ]
-        best, optima = np.zeros(()), 0.0
+        best, optima = np.zeros(()), []
         for number in range(len(self._trace.steps)):
             serve = self._serve(number)
             if not np.isfinite(serve).any():
                 raise ValueError(f"trace {self._trace.name}, step {number}: no plan serves it")
-            optima += float(serve.min())
+            optima.append(float(serve.min()))
             best = serve + (_cheapest(best, moves) if number else 0.0)
         names = tuple(model.name for model in self._models(self._held))
-        return Bound(float(best.min()), optima, names)
+        return Bound(float(best.min()), tuple(optima), names)
 
     def _models(self, indices: Sequence[int]) -> list[ModelDemand]:
         models = self._trace.demands(0)
