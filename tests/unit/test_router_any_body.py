@@ -20,7 +20,7 @@ from autopoiesis.router.admission import Admission
 from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import Flight
-from autopoiesis.router.http.completions import Completions
+from autopoiesis.router.http.exchange import Desk, Exchange
 from autopoiesis.router.identity import Identities
 from autopoiesis.router.policies import compile_activation
 from autopoiesis.router.serving import Patience, Serving
@@ -91,6 +91,22 @@ class Nobody:
     def swapped(self, swapped: ev.Swapped) -> None: ...
 
 
+class Client:
+    """A connection that takes everything at once."""
+
+    crowded = False
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.over = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def answered(self, *, close: bool) -> None:
+        self.over.set()
+
+
 async def post(path: str, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[int, bytes]:
     """Status and body of the answer of a router with one replica."""
     wire, fleet = Echo(), Fleet()
@@ -118,17 +134,17 @@ async def post(path: str, body: bytes, headers: Iterable[tuple[bytes, bytes]] = 
         incarnation="1",
         max_body_bytes=LIMIT,
     )
-    app = Completions(serving, admission, Doorkeeper(None), lambda status: None)
-    incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    incoming.put_nowait({"type": "http.request", "body": body, "more_body": False})
-    answers: list[Any] = []
-
-    async def send(message: Any) -> None:
-        answers.append(message)
-
-    await app({"type": "http", "method": "POST", "path": path, "headers": list(headers)}, incoming.get, send)
+    client = Client()
+    desk = Desk(serving, admission, Doorkeeper(None), lambda status: None)
+    exchange = Exchange(desk, client, b"POST", path, list(headers), chunked=False)
+    exchange.begin()
+    exchange.feed(body)
+    exchange.complete()
+    async with asyncio.timeout(30):
+        await client.over.wait()
     assert serving.in_flight == 0
-    return answers[0]["status"], b"".join(message["body"] for message in answers[1:])
+    head, _, answer = b"".join(client.written).partition(b"\r\n\r\n")
+    return int(head.split()[1]), answer
 
 
 def check(path: str, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> int:

@@ -137,7 +137,7 @@ async def world() -> AsyncIterator[World]:
 
 
 async def answers(flight: Flight) -> list[Item]:
-    return await flight.take()
+    return flight.take()
 
 
 FINISHED = Finished(seq=1, finish_reason="stop", prompt_tokens=3, output_tokens=2, first_token_s=0.2)

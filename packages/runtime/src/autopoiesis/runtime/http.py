@@ -1,39 +1,72 @@
-"""uvicorn inside a loop that is already running and keeps its own signal handlers."""
+"""uvicorn inside a loop that is already running and keeps its own signal handlers, with what its HTTP/1.1 lacks."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
-from typing import Any, Self, cast
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, Final, Self, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from autopoiesis.runtime.errors import OperatorError
 
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Longest head of a request, give or take one read: beyond it the answer is 431."""
 
-class _Corked:
-    """A transport that writes once per turn of the event loop: an answer's head and body are two writes, and each costs a
-    system call and often wakes the reader.
+HEAD_S: Final = 30
+"""Seconds in which the head of a request must have come, counted from its first byte or from the connection's start."""
+
+BODY_S: Final = 60
+"""Seconds without a byte of a body that is not complete."""
+
+
+class _Cork:
+    """Gathers writes of all connections until the loop has run what is ready.
+
+    An answer's head and body are two writes, and so are two chunks that came together; each costs a system call and often
+    wakes the reader.
     """
 
-    __slots__ = ("_loop", "_transport", "_waiting")
+    __slots__ = ("_loop", "_waiting")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[bytes] = []
+        self._waiting: list[_Corked] = []
+
+    def add(self, transport: "_Corked") -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(transport)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for transport in waiting:
+            transport.flush()
+
+
+class _Corked:
+    """A transport whose writes wait for its cork."""
+
+    __slots__ = ("_cork", "_pieces", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, cork: _Cork) -> None:
+        self._transport = transport
+        self._cork = cork
+        self._pieces: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        if not self._waiting:
-            self._loop.call_soon(self.flush)
-        self._waiting.append(data)
+        if not self._pieces:
+            self._cork.add(self)
+        self._pieces.append(data)
 
     def flush(self) -> None:
-        if self._waiting:
-            data = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
-            self._waiting.clear()
-            self._transport.write(data)
+        if self._pieces:
+            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            if not self._transport.is_closing():
+                self._transport.write(data)
 
     def close(self) -> None:
         self.flush()
@@ -47,15 +80,99 @@ class _Corked:
         return getattr(self._transport, name)
 
 
-class _Protocol(HttpToolsProtocol):
+class Connection(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with corked writes, and with bounds on what a client may send and how slowly.
+
+    Instead of a timer for each request, the server calls `tick` once a second.
+    """
+
+    def __init__(self, *arguments: Any, cork: _Cork, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._cork = cork
+        self._in_head = False
+        self._in_body = False
+        self._head_bytes = 0
+        self._ticks = 0
+        """Seconds for which the client has owed something."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        super().connection_made(cast("asyncio.Transport", _Corked(transport, self.loop)))
+        super().connection_made(cast("asyncio.Transport", _Corked(transport, self._cork)))
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+        else:
+            self._ticks = 0
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._reject(431, "the head of the request is too long")
+
+    def on_message_begin(self) -> None:
+        self.begin_head()
+        super().on_message_begin()
+
+    def begin_head(self) -> None:
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self.end_head()
+        super().on_headers_complete()
+
+    def end_head(self) -> None:
+        self._in_head = False
+        self._in_body = True
+        self._ticks = 0
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._ticks = 0
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def tick(self) -> None:
+        """A second has passed."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        busy = cycle is not None and not cycle.response_complete
+        if busy and (not self._in_body or self.flow.read_paused) and not self._in_head:
+            return
+        self._ticks += 1
+        if self._in_head:
+            if self._ticks > HEAD_S:
+                self._reject(408, "the head of the request did not come in time")
+        elif self._ticks > (BODY_S if busy else HEAD_S if cycle is None else self.timeout_keep_alive):
+            self.transport.close()
+
+    def _reject(self, status: int, why: str) -> None:
+        """Say why, if nothing else is being said, and close."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        answering = cycle is not None and not cycle.response_complete
+        if not self.transport.is_closing() and not answering:
+            body = why.encode()
+            head = (
+                b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            for connection in list(self.server_state.connections):
+                cast("Connection", connection).tick()
+        return await super().on_tick(counter)
 
 
 class HttpServer:
@@ -79,17 +196,24 @@ class HttpServer:
 
     @classmethod
     async def start(
-        cls, app: Any, *, host: str = "127.0.0.1", port: int = 0, grace: float = 10.0, **options: Any
+        cls,
+        app: Any,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        grace: float = 10.0,
+        connection: Callable[..., Connection] = Connection,
+        **options: Any,
     ) -> Self:
         """Serve `app` on `host`:`port` (0: a free one); returns when it accepts connections.
 
-        `grace`: seconds that open requests get when it stops. `options` go to `uvicorn.Config`.
-        Raises `OperatorError` when the address cannot be had.
+        `grace`: seconds that open requests get when it stops. `connection` makes the protocol of each connection.
+        `options` go to `uvicorn.Config`. Raises `OperatorError` when the address cannot be had.
         """
         listener = _listen(host, port)
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=cast("Any", partial(connection, cork=_Cork(asyncio.get_running_loop()))),
             ws="none",
             lifespan=options.pop("lifespan", "off"),
             log_config=None,
@@ -113,6 +237,8 @@ class HttpServer:
         """Accept no more connections, let open requests finish within the grace period, and return."""
         self._server.should_exit = True
         await asyncio.gather(self.task, return_exceptions=True)
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import structlog
+from fastapi import FastAPI
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.subjects import slug
 from autopoiesis.dispatch import Dispatcher, DispatchSettings
 from autopoiesis.dispatch.recording import Recorder
 from autopoiesis.policy import library
+from autopoiesis.router import passthrough
 from autopoiesis.router.admission import Admission
 from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.faults import FaultReports
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.http import admin, api
-from autopoiesis.router.http.completions import Completions
+from autopoiesis.router.http.exchange import Desk
+from autopoiesis.router.http.front import Front
 from autopoiesis.router.identity import Identities
 from autopoiesis.router.link import FLUSH_S, Link
 from autopoiesis.router.metrics import Metrics
@@ -63,7 +66,8 @@ class Router:
     link: Link
     attached: tuple[AttachedServer, ...]
     door: Doorkeeper
-    app: api.Application
+    desk: Desk
+    app: FastAPI
 
 
 async def main(settings: Settings, service: Service) -> None:
@@ -93,8 +97,15 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     router = assemble(settings, link, transport, telemetry, instance, record.write if record else None)
     await start(router, settings, service)
     await asyncio.sleep(own.listen_s)
+    wanted = partial(passthrough.wanted, own.passthrough)
     server = await service.serve(
-        router.app, host=own.host, port=own.port, interface="asgi3", proxy_headers=False, **listening
+        router.app,
+        host=own.host,
+        port=own.port,
+        connection=partial(Front, desk=router.desk, wanted=wanted),
+        interface="asgi3",
+        proxy_headers=False,
+        **listening,
     )
     service.ready(http=server.url, router=instance)
     await service.until_stopped()
@@ -146,10 +157,10 @@ def assemble(
     metrics.show(status.gauges)
     door = Doorkeeper(Path(own.keys) if own.keys else None)
     operator = admin.create(status, policies, own.admin_token, door)
-    hot = Completions(serving, admission, door, metrics.invalid)
-    app = api.create(status, hot, operator, door, own.passthrough)
+    desk = Desk(serving, admission, door, metrics.invalid)
+    app = api.create(status, operator, door, own.passthrough)
     servers = tuple(transport.direct.servers.values())
-    return Router(serving, policies, admission, shipper, faults, link, servers, door, app)
+    return Router(serving, policies, admission, shipper, faults, link, servers, door, desk, app)
 
 
 async def start(router: Router, settings: Settings, service: Service) -> None:

@@ -1,10 +1,9 @@
-"""One client's request on its way: the mailbox between the serving core and the HTTP answer, and what to remember of it."""
+"""One client's request on its way: the way from the serving core to the HTTP answer, and what to remember of it."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 from opentelemetry.trace import Span
@@ -26,12 +25,19 @@ CROWDED: Final = 64
 Item = Chunk | Passage | Finished | ApiError | Literal["ping"]
 
 
+class Reader(Protocol):
+    """The HTTP side of a flight."""
+
+    def read(self, item: Item) -> None:
+        """What comes next for the client; a Finished or an ApiError is the last. Neither waits nor raises."""
+
+
 class Flight:
-    """Filled by `Serving`; the HTTP side only takes items. Times are seconds on the clock of `Serving`."""
+    """Filled by `Serving`; the HTTP side only reads items. Times are seconds on the clock of `Serving`."""
 
     __slots__ = (
+        "_held",
         "_items",
-        "_waiter",
         "arrival",
         "arrival_unix",
         "attempts",
@@ -55,6 +61,7 @@ class Flight:
         "output_tokens",
         "policy",
         "prompt_tokens",
+        "reader",
         "refusal",
         "replica",
         "request_id",
@@ -127,8 +134,9 @@ class Flight:
         """Set while the replica is held back."""
         self.span: Span | None = None
         self.send_span: Span | None = None
+        self.reader: Reader | None = None
+        self._held = False
         self._items: list[Item] = []
-        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def open(self) -> bool:
@@ -161,17 +169,27 @@ class Flight:
         return len(self._items)
 
     def push(self, item: Item, now: float) -> None:
-        """Hand `item` to the HTTP side at time `now`. Never blocks."""
+        """Hand `item` to the HTTP side at time `now`, or keep it while that is held. Never blocks."""
         self.last_item = now
-        self._items.append(item)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self.reader is None or self._held:
+            self._items.append(item)
+        else:
+            self.reader.read(item)
 
-    async def take(self) -> list[Item]:
-        """All items since the last call, at least one; the last of all is a Finished or an ApiError."""
-        if not self._items:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+    def hold(self) -> None:
+        """The client takes nothing more for now."""
+        self._held = True
+
+    def release(self) -> None:
+        """The client takes what waits, and what comes."""
+        self._held = False
+        items = self.take()
+        if self.reader is not None:
+            for item in items:
+                self.reader.read(item)
+
+    def take(self) -> list[Item]:
+        """All items that nobody has read."""
         items, self._items = self._items, []
         if self.on_room is not None:
             self.on_room()

@@ -51,6 +51,11 @@ def passes(path: str, prefixes: Iterable[str]) -> bool:
     return wanted and path not in _LOCAL and _SAFE.fullmatch(path) is not None
 
 
+def wanted(prefixes: Iterable[str], method: bytes, path: str) -> bool:
+    """Whether a request is for an engine."""
+    return method == b"POST" and passes(path, prefixes)
+
+
 def read(path: str, body: bytes) -> Intake:
     """Decode what routing needs. `model` is empty where the body names none. Raises BadRequestError naming the field."""
     fields = decode(_body, body)

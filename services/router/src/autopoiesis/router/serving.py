@@ -123,7 +123,7 @@ class Serving:
         return self._transport.direct_ready
 
     def submit(self, flight: Flight) -> None:
-        """A request arrived. Its answer comes through `flight.take`."""
+        """A request arrived. Its answer comes to `flight.reader`."""
         now = self._clock()
         flight.arrival = flight.last_item = now
         flight.arrival_unix = time.time()
@@ -400,9 +400,9 @@ class Serving:
             natural=finished.finish_reason in {"stop", "tool_calls"},
             first_token_s=finished.first_token_s,
         )
-        flight.push(finished, now)
         self._end(flight, "finished", "")
         self._feed(ended)
+        flight.push(finished, now)
 
     def _failed(self, flight: Flight, failed: Failed, now: float) -> None:
         error = errors.failed(failed.code, failed.message, failed.param, failed.status)
@@ -419,8 +419,8 @@ class Serving:
         self._feed(ev.Ended(request_id=flight.ticket, code=code, output_tokens=tokens, natural=False))
 
     def _answer(self, flight: Flight, error: ApiError, outcome: Outcome) -> None:
-        flight.push(error, self._clock())
         self._end(flight, outcome, error.code or "")
+        flight.push(error, self._clock())
 
     def _end(self, flight: Flight, outcome: Outcome, error: str) -> None:
         flight.outcome, flight.error = outcome, error

@@ -6,7 +6,6 @@ Every endpoint is a coroutine, for plain functions run in threads and the dispat
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -14,11 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from autopoiesis.router import passthrough
 from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.errors import ApiError, UnknownModelError
-from autopoiesis.router.http import completions, openapi
-from autopoiesis.router.http.completions import Completions, Receive, Scope, Send
+from autopoiesis.router.http import openapi
 
 
 class Probe(Protocol):
@@ -34,11 +31,10 @@ class Probe(Protocol):
         """Prometheus text."""
 
 
-def create(
-    probe: Probe, hot: Completions, admin: APIRouter, door: Doorkeeper, paths: tuple[str, ...] = ()
-) -> Application:
-    """The application; `hot` answers completions, and whatever begins like one of `paths`, before FastAPI sees them."""
-    app = Application(hot, paths)
+def create(probe: Probe, admin: APIRouter, door: Doorkeeper, paths: tuple[str, ...] = ()) -> FastAPI:
+    """The application. `paths`: prefixes of what engines answer, which it describes and never sees."""
+    app = FastAPI(title="Autopoiesis router", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(ProxyHeadersMiddleware)
     started = int(time.time())
 
     @app.get("/health")
@@ -81,24 +77,6 @@ def create(
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app
-
-
-class Application(FastAPI):
-    def __init__(self, hot: Completions, paths: tuple[str, ...]) -> None:
-        super().__init__(title="Autopoiesis router", docs_url=None, redoc_url=None, openapi_url=None)
-        self._hot = hot
-        self._paths = paths
-        self._rest: Any = ProxyHeadersMiddleware(super().__call__)  # type: ignore[arg-type] # ASGI, said in other words
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        """No coroutine of its own: every token would pass through it."""
-        if scope["type"] == "http" and (scope["path"] in completions.PATHS or self._passes(scope)):
-            return self._hot(scope, receive, send)
-        rest: Awaitable[None] = self._rest(scope, receive, send)
-        return rest
-
-    def _passes(self, scope: Scope) -> bool:
-        return scope["method"] == "POST" and passthrough.passes(scope["path"], self._paths)
 
 
 def _api_error(request: Request, error: Exception) -> Response:
