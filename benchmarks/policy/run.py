@@ -1,6 +1,6 @@
 """What a decision costs: microseconds per call and against plain Python, per shipped policy and fleet size.
 
-`python benchmarks/policy/run.py [--json FILE] [--quick]`. Times are processor time, the median of several rounds, of
+`python benchmarks/policy/run.py [--json FILE] [--quick]`. Times are processor time, the median of many short rounds, of
 whole calls: metering, the policy and the check of its answer. Plain Python runs the same source, unmetered and
 unchecked. `scoring` is a policy like those a language model writes: a weighted score in nested loops. At the end: for how long one
 decision can block the router's event loop, per fuel limit, and what the jail adds to an evaluation.
@@ -26,6 +26,7 @@ from autopoiesis.policy.language import DEFAULT_FUEL, OutOfFuel, compile_policy,
 
 SIZES = (8, 32, 256)
 FUELS = (10_000, 100_000, 1_000_000)
+ROUNDS = 31
 JAILED = 200
 """Evaluations in the jail and outside."""
 SCORING = '''"""A weighted score over load, memory, prefix and speed, with a bonus for loaded adapters."""
@@ -104,18 +105,29 @@ def plain_route(source: str) -> Callable[..., Any]:
 
 def microseconds(call: Callable[[], object], budget_s: float) -> float:
     """Processor time of one call, the median of seven rounds."""
-    call()
+    _of_round(call, 1)
+    repeat = max(3, int(budget_s / 7 / max(_of_round(call, 1), 1e-6)))
+    return statistics.median(_of_round(call, repeat) for _ in range(7)) * 1e6
+
+
+def side_by_side(
+    ours: Callable[[], object], theirs: Callable[[], object], budget_s: float
+) -> tuple[float, float]:
+    """Microseconds of processor time per call of `ours`, and its ratio to `theirs`: medians over short rounds in turn, so that
+    a machine that slows down slows both.
+    """
+    _of_round(ours, 1)
+    repeat = max(1, int(budget_s / ROUNDS / max(_of_round(theirs, 1), 1e-6)))
+    rounds = [(_of_round(ours, repeat), _of_round(theirs, repeat)) for _ in range(ROUNDS)]
+    ratio = statistics.median(mine / other for mine, other in rounds)
+    return statistics.median(mine for mine, _ in rounds) * 1e6, ratio
+
+
+def _of_round(call: Callable[[], object], repeat: int) -> float:
     start = time.process_time()
-    call()
-    once = max(time.process_time() - start, 1e-6)
-    repeat = max(3, int(budget_s / 7 / once))
-    rounds = []
-    for _ in range(7):
-        start = time.process_time()
-        for _ in range(repeat):
-            call()
-        rounds.append((time.process_time() - start) / repeat)
-    return statistics.median(rounds) * 1e6
+    for _ in range(repeat):
+        call()
+    return (time.process_time() - start) / repeat
 
 
 def measure(source: str, budget_s: float) -> dict[str, float]:
@@ -128,9 +140,11 @@ def measure(source: str, budget_s: float) -> dict[str, float]:
     policy = compile_policy(source, "dispatch", fuel=10**9)
     for size in SIZES:
         request, replicas, context = fleet(size)
-        ours = microseconds(lambda: policy.route(request, replicas, context), budget_s)  # noqa: B023
-        theirs = microseconds(lambda: plain(request, replicas, context), budget_s)  # noqa: B023
-        result[f"us_{size}"], result[f"ratio_{size}"] = ours, ours / theirs
+        result[f"us_{size}"], result[f"ratio_{size}"] = side_by_side(
+            lambda: policy.route(request, replicas, context),  # noqa: B023
+            lambda: plain(request, replicas, context),  # noqa: B023
+            budget_s,
+        )
         result[f"fuel_{size}"] = policy.fuel_used
     return result
 

@@ -97,6 +97,7 @@ def test_allowed_and_the_same_as_python(body: str) -> None:
         ("return HOLD if replicas[0] is replicas[1] else REJECT", "identity"),
         ("return Assign(max(r.index for r in replicas, default=0))", "syntax"),
         ("n = 0\ndef add():\n    nonlocal n\nreturn HOLD", "node"),
+        ("n = 0\ndef add():\n    n += 1\nadd()\nreturn HOLD", "scope"),
         *[(f"{name} = 1\nreturn HOLD", "shadow") for name in ("list", "HOLD", "Assign", "schedule", "route", "first", "cos", "math")],
     ],
 )  # fmt: skip
@@ -108,7 +109,6 @@ def test_refused(body: str, rule: str) -> None:
     ("body", "words"),
     [
         ("xs = sorted((0, r) for r in replicas)\nreturn HOLD", "'<' not supported between instances of 'Replica'"),
-        ("n = 0\ndef add():\n    n += 1\nadd()\nreturn HOLD", "UnboundLocalError"),
         ("for x in reversed(enumerate(replicas)):\n    pass\nreturn HOLD", "not reversible"),
     ],
 )  # fmt: skip

@@ -132,6 +132,55 @@ def test_rule(source: str, rule: str) -> None:
     assert rule in {problem.rule for problem in verify(source, "dispatch").problems}
 
 
+@pytest.mark.parametrize(
+    ("inner", "place"),
+    [
+        ("n += x", (6, 9)),
+        ("if x > n:\n            n = x\n        return n", (6, 16)),
+        ("if x:\n            n = x\n        return n", (8, 16)),
+        ("for n in [x]:\n            pass\n        return n", (8, 16)),
+        ("ys = [n for y in replicas]\n        n = len(ys)", (6, 15)),
+        ("def g():\n            n += 1\n        g()", (7, 13)),
+        ("replicas = list(replicas)", (6, 25)),
+        ("def g():\n            x = x + 1\n        g()", (7, 17)),
+    ],
+)
+def test_a_name_that_a_nested_function_reads_before_it_has_a_value(
+    inner: str, place: tuple[int, int]
+) -> None:
+    body = f"n = 0\n    def f(x):\n        {inner}\n    f(1)"
+    [problem] = verify(dispatch(body), "dispatch").problems
+    assert (problem.line, problem.column, problem.rule) == (*place, "scope")
+    assert "return the new value" in problem.suggestion
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "return n + x",
+        "n = x\n        n += 1\n        return n",
+        "n = 1 if x else 2\n        return n",
+        "if x:\n            n = 1\n        else:\n            return x\n        return n",
+        "for n in replicas:\n            if n.index:\n                return n",
+        "if (n := x) > 0:\n            return n",
+        "return [n for n in [x]]",
+        "return max(replicas, key=lambda n: n.index)",
+        "ns[0] += x",
+        "def n():\n            return x\n        return n()",
+        "x += 1\n        return x",
+    ],
+)
+def test_names_that_a_nested_function_may_have_for_itself(inner: str) -> None:
+    body = f"n = 0\n    ns = [n]\n    def f(x):\n        {inner}\n    f(1)"
+    assert verify(dispatch(body), "dispatch").problems == ()
+
+
+def test_a_name_that_is_only_ever_augmented() -> None:
+    [problem] = verify(dispatch("for r in replicas:\n        total += r.running"), "dispatch").problems
+    assert (problem.line, problem.column, problem.rule) == (5, 9, "scope")
+    assert problem.suggestion == "`total = ...` first"
+
+
 def test_constants_may_stand_side_by_side() -> None:
     top = "import math\nLOW, HIGH = -1.5, math.inf\nBOTH, TABLE = (LOW, HIGH), {'H100': [1, 2]}\n"
     assert verify(top + dispatch("x = TABLE['H100'] if LOW < HIGH else BOTH"), "dispatch").problems == ()
@@ -160,6 +209,10 @@ def test_what_cannot_stand_side_by_side(line: str, rules: set[str]) -> None:
     problems = verify(f"X = (1, 2)\n\n{line}\n{PRIORITIZE}", "dispatch").problems
     assert {problem.rule for problem in problems} == rules
     assert {problem.line for problem in problems} == {3}
+
+
+def test_what_python_only_warns_of_is_no_problem() -> None:
+    assert verify(dispatch("if request.seq > 1:\n        return 1[0]"), "dispatch").problems == ()
 
 
 def test_unknown_kind_is_the_callers_mistake() -> None:

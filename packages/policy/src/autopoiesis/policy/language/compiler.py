@@ -86,8 +86,7 @@ class CompiledPolicy:
         self._namespace = self._execute(Meter(module, inference, costs, growth).transform(), module)
 
     def _execute(self, tree: ast.Module, module: Module) -> dict[str, Any]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             code = compile(tree, _FILE, "exec", dont_inherit=True)
         names = namespace(self._runtime, module)
         self._runtime.fuel = self.fuel

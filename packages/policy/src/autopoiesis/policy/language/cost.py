@@ -1,8 +1,8 @@
 """What code costs before it runs: one unit of fuel per syntax node, a few more per call.
 
 Straight-line code is charged once, where control enters it; the branch that costs more stands for both. A loop charges
-its body times its length when it starts. A function that is neither recursive nor used as a value is charged where it
-is called, so that calling it adds nothing to the running time.
+its body times its length when it starts; a short one whose length the source tells belongs to the code around it. A
+function that is neither recursive nor used as a value is charged where it is called. So neither adds to the running time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _CONSTRUCTOR: Final = 12
 _CLOSURE: Final = 10
 _LARGE: Final = 2_000
 """A function that costs more charges itself, so that branches which do not call it stay cheap."""
+SHORT: Final = 200
+"""A loop that costs more in all charges itself, for the same reason."""
 
 
 class Costs:
@@ -26,6 +28,7 @@ class Costs:
 
     def __init__(self, module: Module) -> None:
         self._functions = module.known
+        self._constants = module.constants
         self.guarded = escaping(module) | _recursive(module)
         """Functions that charge themselves when called."""
         self.called = {
@@ -47,7 +50,7 @@ class Costs:
             case ast.If(test=test, body=body, orelse=orelse):
                 return 1 + self.expression(test) + max(self.block(body), self.block(orelse))
             case ast.For(iter=iterable, orelse=orelse):
-                return 4 + self.expression(iterable) + self.block(orelse)
+                return 4 + self.expression(iterable) + self.block(orelse) + (self.in_advance(node) or 0)
             case ast.While(test=test, orelse=orelse):
                 return 2 + self.expression(test) + self.block(orelse)
             case ast.FunctionDef():
@@ -59,6 +62,30 @@ class Costs:
         """Fuel of one pass through a loop's body."""
         header = self.expression(node.target) if isinstance(node, ast.For) else self.expression(node.test)
         return 1 + header + self.block(node.body)
+
+    def in_advance(self, node: ast.For) -> int | None:
+        """Fuel of all passes through a short loop of known length, part of what its block costs; None for any other loop."""
+        length = self._length(node.iter)
+        if length is None or length > SHORT:
+            return None
+        total = length * self.iteration(node)
+        return total if total <= SHORT else None
+
+    def _length(self, node: ast.expr) -> int | None:
+        """How many elements iterating `node` gives, where the source tells."""
+        match node:
+            case ast.Name(id=name) if name in self._constants:
+                return self._length(self._constants[name])
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                return len(elements)
+            case ast.Call(func=ast.Name(id="range"), args=[ast.Constant(value=int(stop))]):
+                return max(stop, 0)
+            case ast.Call(func=ast.Name(id="enumerate" | "reversed"), args=[items, *_]):
+                return self._length(items)
+            case ast.Call(func=ast.Name(id="zip"), args=[_, *_] as parallel):
+                lengths = [length for items in parallel if (length := self._length(items)) is not None]
+                return min(lengths) if len(lengths) == len(parallel) else None
+        return None
 
     def expression(self, node: ast.AST) -> int:
         """Fuel to evaluate `node` once, without what its loops will charge."""

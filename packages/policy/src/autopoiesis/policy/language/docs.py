@@ -16,6 +16,7 @@ from autopoiesis.policy import api, toolkit
 from autopoiesis.policy.fields import FIELDS
 from autopoiesis.policy.language import grammar, prose
 from autopoiesis.policy.language.compiler import DEFAULT_FUEL, compile_policy
+from autopoiesis.policy.language.cost import SHORT
 
 PATH: Final = Path("docs/policy-language.md")
 
@@ -76,7 +77,7 @@ def page() -> str:
         *(_table(f"### Methods of {kind}", "method", methods) for kind, methods in grammar.METHODS.items()),
         f"### `math`\n\n{_names(grammar.MATH_FUNCTIONS)}; {_names(grammar.MATH_CONSTANTS)}.\n",
         _refused(),
-        prose.METER.format(**DEFAULT_FUEL, **_fuel_of_example(), limits=limits),
+        prose.METER.format(**DEFAULT_FUEL, **_fuel_of_example(), short=SHORT, limits=limits),
         "## What a policy sees\n\nTimes are seconds, sizes tokens, unless said otherwise.\n",
         *(_view(name) for name in api.VIEWS),
         prose.DISPATCH,

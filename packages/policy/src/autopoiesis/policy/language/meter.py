@@ -68,7 +68,8 @@ class Meter(ExpressionMeter, ast.NodeTransformer):
         return at(node, ast.If(self.visit(node.test), self._block(node.body), self._block(node.orelse)))
 
     def visit_For(self, node: ast.For) -> ast.stmt:
-        items = self._consumed(node.iter, self._costs.iteration(node))
+        paid = self._costs.in_advance(node) is not None
+        items = self._free(node.iter) if paid else self._consumed(node.iter, self._costs.iteration(node))
         with self._anywhere(unless=self._growth.fixed(node.iter)):
             body = self._block(node.body)
         return at(node, ast.For(node.target, items, body, self._block(node.orelse), None))

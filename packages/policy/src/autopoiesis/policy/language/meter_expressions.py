@@ -189,6 +189,17 @@ class ExpressionMeter(ast.NodeTransformer):
             else call_guard("loop", node, self._sized(node), ast.Constant(weight))
         )
 
+    def _free(self, node: ast.expr) -> ast.expr:
+        """An expression that is iterated on the spot, whose elements are paid for already."""
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in grammar.ITERATORS
+        ):
+            arguments = [self._free(argument) for argument in node.args]
+            return at(node, ast.Call(node.func, arguments, self._keywords(node)))
+        return self.visit(node)  # type: ignore[no-any-return]
+
     def _sized(self, node: ast.expr) -> ast.expr:
         """A sized expression in a place where dict views are allowed too."""
         if (

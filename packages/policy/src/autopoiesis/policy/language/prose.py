@@ -57,7 +57,7 @@ other too, as in `for i, (a, b) in enumerate(zip(xs, ys))`. Beside another argum
 **Functions as values.** A function of the file, a nested one, a parameter, a lambda, `len` or `math.sqrt` can be passed on, kept in a
 container made in the call, and be called through a name: `for f in (first, second): f(x)`, or `f = table[i]`, then `f(x)`; `table[i](x)` is
 refused. `key=` takes any of them. Methods are no values: `key=lambda k: d.get(k)`, not `key=d.get`. A nested function may change a list or
-dict around it, as in `xs.append(x)` or `d[k] += 1`; `n += 1` makes a new `n` of its own and faults: return the value.
+dict around it, as in `xs.append(x)` or `d[k] += 1`; `n += 1` would make an `n` of its own, without a value, and is refused: return it.
 
 **Views as values.** `==`, `in`, `xs.index` and dict keys ask whether it is the same view, and `if view:` is always true. Views have no order:
 in tuples that are sorted, a tie would compare them and fault, so write `sorted((score(r), r.index, r) for r in replicas)`, or use `key=`.
@@ -76,6 +76,7 @@ elementary step and at most 64 bytes of new memory.
 
 - Straight-line code costs one unit per syntax node and a few per call, charged where control enters it; of two branches, the dearer one counts.
 - A loop or comprehension costs its body times its length, charged when it starts, also if it ends early. `while` pays per turn.
+- A `for` over literals, a constant of the file or `range(4)` that costs at most {short} in all counts as straight-line code.
 - `sorted`, `min`, `max`, `sum`, copies, slices, `in` on a list, and `+` or `*` on lists cost their length. Comparing or hashing nested containers costs their size, hashing an integer of 64 bits or more 100.
 - Appending to a list while some loop may be running over it also pays for the longer loop.
 - Fuel depends on the source and the arguments only: same decision, same fuel, on every run and Python version.

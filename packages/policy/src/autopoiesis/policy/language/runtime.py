@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable
+from functools import reduce
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final, NoReturn
 
@@ -271,10 +272,7 @@ class Runtime:
         """Sum of already charged `items`, from left to right on every version of Python."""
         if type(start) not in _NUMBERS:
             raise TypeError(f"sum starts from a number, not {type(start).__name__}")
-        result = start
-        for item in items:
-            result = result + item
-        return result
+        return reduce(operator.add, items, start)
 
     def integer(self, value: Any = 0) -> int:
         if type(value) not in _NUMBERS:

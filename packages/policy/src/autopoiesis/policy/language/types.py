@@ -174,7 +174,7 @@ def arithmetic(op: ast.operator, left: Type, right: Type, exponent: int | None =
         case ast.FloorDiv() | ast.RShift():
             return limited(kinds, left.bits + 1)
         case ast.Mod():
-            return limited(kinds, max(left.bits, right.bits))
+            return limited(kinds, right.bits)
         case ast.Pow() if exponent is not None and left.within(NUMBER):
             return limited(NUMBER, left.bits * max(exponent, 1))
         case ast.Pow():

@@ -11,6 +11,7 @@ from autopoiesis.policy.language import grammar
 from autopoiesis.policy.language.check import FunctionChecker
 from autopoiesis.policy.language.module import Module
 from autopoiesis.policy.language.report import Problems, Report
+from autopoiesis.policy.language.scopes import check_scopes
 
 
 def parse(source: str, problems: Problems) -> ast.Module | None:
@@ -26,8 +27,7 @@ def parse(source: str, problems: Problems) -> ast.Module | None:
         )
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(source, feature_version=(3, 11))
     except SyntaxError as error:
         problems.at(error.lineno or 0, error.offset or 0, "syntax", f"{error.msg}")
@@ -88,6 +88,7 @@ def check(source: str, kind: Kind, *, complete: bool = False) -> tuple[ast.Modul
             )
         for function in module.functions.values():
             FunctionChecker(module, problems).function(function)
+            check_scopes(function, problems)
         _entry_points(module, kind, problems, complete=complete)
         if not problems.found:
             _compiles(tree, problems)
@@ -97,7 +98,8 @@ def check(source: str, kind: Kind, *, complete: bool = False) -> tuple[ast.Modul
 def _compiles(tree: ast.Module, problems: Problems) -> None:
     """What parses may still be no program: `break` outside a loop, a parameter named twice, too many nested blocks."""
     try:
-        compile(tree, "<policy>", "exec", dont_inherit=True)
+        with warnings.catch_warnings(action="ignore"):
+            compile(tree, "<policy>", "exec", dont_inherit=True)
     except SyntaxError as error:
         problems.at(error.lineno or 0, error.offset or 0, "syntax", f"{error.msg}")
 
