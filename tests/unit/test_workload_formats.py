@@ -2,9 +2,13 @@
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autopoiesis.simulator.workload import TraceError, load_trace
 from autopoiesis.simulator.workload.spot import load_spot
@@ -155,11 +159,54 @@ def test_agentic_calls_that_lack_a_field(tmp_path: Path) -> None:
         load_trace(write(tmp_path, "a.jsonl", text))
 
 
+CHAT = {
+    "chat_id": 1,
+    "parent_chat_id": -1,
+    "timestamp": 3.5,
+    "input_length": 40,
+    "output_length": 5,
+    "hash_ids": [1, 2],
+}
+WRONG = (None, "x", -1, 0.5, 10**30, float("inf"), True, [], {}, [[1]], [["a", 1]], [[1, 10**12]], {"t": "x"})
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to everything inside."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield (*above, key)
+        yield from places(item, (*above, key))
+
+
+@settings(deadline=None)
+@given(st.sampled_from([("agentic", agent_session()), ("mooncake", json.dumps(CHAT))]), st.data())
+def test_one_wrong_value_is_an_error_with_its_line(
+    tmp_path_factory: pytest.TempPathFactory, sample: tuple[str, str], data: st.DataObject
+) -> None:
+    name, good = sample
+    row = json.loads(good)
+    *way, last = data.draw(st.sampled_from(list(places(row))))
+    holder = row
+    for key in way:
+        holder = holder[key]
+    holder[last] = data.draw(st.sampled_from(WRONG))
+    path = write(tmp_path_factory.getbasetemp(), "wrong.jsonl", f"{good}\n{json.dumps(row)}\n")
+    assert refusal(path, name) is None or "wrong.jsonl:2: " in str(refusal(path, name))
+
+
+def refusal(path: Path, format_: str) -> TraceError | None:
+    try:
+        load_trace(path, format=format_)
+    except TraceError as error:
+        return error
+    return None
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "0,add,a\n0,add,b\n5000,remove,a\n",
-        '[0, "add", {"nodes": ["a", "b"]}]\n[2000, "no-op", {"nodes": []}]\n[5000, "remove", {"nodes": ["a"]}]\n',
+        '[0, "add", {"nodes": ["a", "b"]}]\n[2000, "no-op", {"nodes": []}]\n[3000, "migration", {"nodes": []}]\n[5000, "remove", {"nodes": ["a"]}]\n',
         "0,1\n0,2\n5000,1\n",
         "2021-12-11, 11:11:30, 2\n2021-12-11, 11:11:35, 1\n",
     ],
@@ -175,6 +222,7 @@ def test_spot_traces(tmp_path: Path, text: str) -> None:
         ("0,remove,a\n", "a at 0 s: remove contradicts"),
         ("0,add,a\nsoon,add,b\n", r"s\.csv:2: time = 'soon'"),
         ("0,add,a,b\n", r"s\.csv:1: must be ms,add"),
+        ('["now", "add", {"nodes": []}]\n', r"s\.csv:1: ms = 'now'"),
         ('[0, "explode", {"nodes": []}]\n', r"s\.csv:1: 'explode'"),
     ],
 )

@@ -6,10 +6,12 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from autopoiesis.simulator.workload.trace import TraceError
 
+MOST_TOKENS: Final = 1_000_000_000
+"""Of one prompt or answer: more is a broken row, no request."""
 Failed = Literal["drop", "keep", "error"]
 """What to do with rows that recorded a failure: leave out, keep as censored, or refuse the file."""
 
@@ -74,10 +76,12 @@ def number_in(row: dict[str, Any], name: str, path: Path, line: int, *, low: flo
 
 
 def tokens_in(row: dict[str, Any], name: str, path: Path, line: int) -> int:
-    """A whole number of tokens, 0 or more."""
+    """A whole number of tokens, 0 to `MOST_TOKENS`."""
     value = number_in(row, name, path, line)
-    if value != int(value):
-        raise TraceError(path, line, f"{name} = {row[name]!r}, must be a whole number of tokens")
+    if value != int(value) or value > MOST_TOKENS:
+        raise TraceError(
+            path, line, f"{name} = {row[name]!r}, must be a whole number of tokens up to {MOST_TOKENS:,}"
+        )
     return int(value)
 
 

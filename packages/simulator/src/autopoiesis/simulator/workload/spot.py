@@ -6,10 +6,13 @@ import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from autopoiesis.simulator.workload.rows import lines, number_in
 from autopoiesis.simulator.workload.trace import TraceError
+
+NOBODY_MOVES: Final = ("no-op", "migration")
+"""Parcae's ticks at which no node comes or goes; at the second its trainer moved work about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,10 @@ def _parcae(text: str, path: Path, line: int) -> list[NodeChange]:
         nodes = list(detail["nodes"])
     except (ValueError, KeyError, TypeError):
         raise TraceError(path, line, 'must be [ms, "add" | "remove" | "no-op", {"nodes": [...]}]') from None
-    if kind not in {"add", "remove", "no-op"}:
-        raise TraceError(path, line, f"{kind!r}: must be add, remove or no-op")
-    return [] if kind == "no-op" else [NodeChange(at / 1e3, node, kind) for node in nodes]
+    if kind not in {"add", "remove", *NOBODY_MOVES}:
+        raise TraceError(path, line, f"{kind!r}: must be add, remove, {' or '.join(NOBODY_MOVES)}")
+    ms = number_in({"ms": at}, "ms", path, line)
+    return [] if kind in NOBODY_MOVES else [NodeChange(ms / 1e3, str(node), kind) for node in nodes]
 
 
 def _unix_ms(text: str, path: Path, line: int) -> float:

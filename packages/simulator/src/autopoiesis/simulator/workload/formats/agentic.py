@@ -79,7 +79,7 @@ def _session(
 ) -> int:
     ended: list[tuple[float, int]] = []
     dropped = 0
-    for call in _calls(row["requests"]):
+    for call in _calls(row["requests"], path, line):
         missing = [key for key in ("t", "in", "out", "hash_runs") if key not in call]
         if missing:
             raise TraceError(path, line, f"a call lacks {', '.join(missing)}")
@@ -101,23 +101,33 @@ def _session(
         out["session"].append(number)
         out["parent"].append(-1 if before is None else before[1])
         out["think"].append(0.0 if before is None else at - before[0])
-        out["hashes"].append(_blocks(call["hash_runs"], number, coarsen))
+        most = tokens // tokens_in(row, "block_size", path, line) + 1
+        out["hashes"].append(_blocks(call["hash_runs"], most, number, coarsen, path, line))
         took = number_in(call, "api_time", path, line) if "api_time" in call else 0.0
         ended.append((at + took, len(out["arrival"]) - 1))
     return dropped
 
 
-def _calls(requests: list[dict[str, Any]], offset: float = 0.0) -> Iterator[dict[str, Any]]:
+def _calls(requests: Any, path: Path, line: int, offset: float = 0.0) -> Iterator[dict[str, Any]]:
     """A session's calls with times from its start; a subagent's are nested, with times from the subagent's."""
+    if not isinstance(requests, list) or not all(isinstance(request, dict) for request in requests):
+        raise TraceError(path, line, "requests must be a list of objects")
     for request in requests:
-        at = offset + float(request.get("t", 0.0))
+        at = offset + (number_in(request, "t", path, line) if "t" in request else 0.0)
         if request.get("type") == "subagent":
-            yield from _calls(request["requests"], at)
+            yield from _calls(request.get("requests"), path, line, at)
         else:
             yield {**request, "t": at} if "t" in request else request
 
 
-def _blocks(runs: list[list[int]], session: int, coarsen: int) -> tuple[int, ...]:
+def _blocks(runs: Any, most: int, session: int, coarsen: int, path: Path, line: int) -> tuple[int, ...]:
     """Every `coarsen`-th block of the chain stands for all before it."""
+    try:
+        runs = [(int(first), int(count)) for first, count in runs]
+    except (TypeError, ValueError, OverflowError):
+        raise TraceError(path, line, "hash_runs must be a list of [first block, count]") from None
+    length = sum(count for _, count in runs)
+    if any(first < 0 or count < 0 for first, count in runs) or length > most:
+        raise TraceError(path, line, f"hash_runs of {length} blocks, the call's prompt has at most {most}")
     chain = [first + i for first, count in runs for i in range(count)]
     return tuple((session << 32) + block for block in chain[coarsen - 1 :: coarsen])

@@ -30,6 +30,9 @@ def load(path: Path, failed: Failed) -> Trace:
         ids = row["hash_ids"]
         if not isinstance(ids, list) or not all(type(i) is int for i in ids):
             raise TraceError(path, line, "hash_ids must be a list of whole numbers")
+        chats = [row.get("chat_id"), row.get("parent_chat_id")]
+        if not all(chat is None or isinstance(chat, int | str) for chat in chats):
+            raise TraceError(path, line, "chat_id and parent_chat_id must be numbers or texts")
         if columns.add(line, at, prompt, output):
             hashes.append(tuple(ids[: prompt // block]))
             root = roots.get(row.get("parent_chat_id"))
