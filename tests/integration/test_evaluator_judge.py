@@ -20,7 +20,7 @@ from autopoiesis.evaluator.metrics import Metrics
 from autopoiesis.evaluator.replays import Blocks, FailedReplayError, Replays
 from autopoiesis.evaluator.scoring import Replay
 from autopoiesis.evaluator.settings import EvaluatorSettings
-from autopoiesis.evaluator.shipped import in_force, initial, keep_shipped, shipped
+from autopoiesis.evaluator.shipped import in_force, initial, initials, keep_shipped, shipped
 from autopoiesis.policy.api import API_VERSION
 from autopoiesis.policy.jail import Jail
 from autopoiesis.policy.language import policy_hash
@@ -103,8 +103,8 @@ class Bench:
     ) -> None:
         self.store, self.blobs, self.settings = store, blobs, settings
         self.simulate = KnownQuality()
-        first = initial("round_robin")
-        self.incumbent = first.hash
+        first = initials(settings)
+        self.incumbent = first["dispatch"].hash
         replays = Replays(self.simulate, store, blobs, settings)
         self.ahead = Ahead(store, replays, first=first, configured=mode)
         self.judge = Judge(
@@ -420,7 +420,7 @@ async def test_candidate_and_rivals_share_seeds_and_sealed_seeds_are_fresh(make:
         ({"hash": "f" * 64}, "verification: its hash is"),
         ({"source": "import os\n"}, "import"),
         ({"source": "def route(:\n"}, "syntax"),
-        ({"kind": "plan"}, "plan policies are not judged yet"),
+        ({"kind": "plan"}, "should_reschedule"),
         ({"api": 99}, "policy API version 99"),
         ({"snapshot": "0" * 64}, "no snapshot '000"),
     ],

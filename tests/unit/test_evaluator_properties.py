@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from autopoiesis.evaluator import plan_properties
 from autopoiesis.evaluator.properties import check, run
 from autopoiesis.policy import library
 from autopoiesis.policy.language import compile_policy
@@ -42,3 +43,21 @@ def test_a_random_policy_is_the_same_when_asked_the_same() -> None:
         f"{HEAD}def route(request, replicas, ctx):\n    return Assign(int(ctx.random() * len(replicas)))\n"
     )
     assert check(compile_policy(source, "dispatch"), seed=5) is None
+
+
+@pytest.mark.parametrize("name", library.names("plan", every=True))
+def test_shipped_plan_policies_keep_their_properties(name: str) -> None:
+    assert plan_properties.check(library.load(name), seed=3, states=6) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ('[Replicas(0, "TPU", 1, 1)]', "InvalidDecision in random state 0"),
+        ("[Replicas(0, ctx.gpus[0].type, 1, 999)]", "the plan takes 999 GPUs"),
+        ("[Replicas(0, ctx.gpus[0].type, 1, 1 // (ctx.step - ctx.step))]", "ZeroDivisionError"),
+    ],
+)
+def test_plan_policies_that_break_in_some_state_are_found(body: str, what: str) -> None:
+    source = f"API = 1\n\n\ndef should_reschedule(ctx):\n    return True\n\n\ndef schedule(ctx):\n    return {body}\n"
+    assert what in (plan_properties.check(compile_policy(source, "plan"), seed=1) or "")

@@ -25,7 +25,7 @@ from autopoiesis.evaluator.metrics import Metrics
 from autopoiesis.evaluator.promoter import Promoter
 from autopoiesis.evaluator.replays import Replays
 from autopoiesis.evaluator.settings import EvaluatorSettings
-from autopoiesis.evaluator.shipped import in_force, initial, keep_shipped
+from autopoiesis.evaluator.shipped import in_force, initials, keep_shipped
 from autopoiesis.policy.jail import Jail, JailError, Limits
 from autopoiesis.runtime.bus import Bus, Delivered
 from autopoiesis.runtime.errors import OperatorError
@@ -70,7 +70,7 @@ async def main(settings: Settings, service: Service) -> None:
         promoter = Promoter(store, bus, Guard(store, own, configured=settings[General].mode))
         replays = Replays(JailedSimulation(jail), store, BlobStore(Path(settings[BlobSettings].dir)), own)
         judge = _judge(settings, store, jail, replays)
-        ahead = Ahead(store, replays, first=initial(own.initial), configured=settings[General].mode)
+        ahead = Ahead(store, replays, first=initials(own), configured=settings[General].mode)
         service.on_exit(_stopper(service.spawn(promoter.run(), name="promoter")))
         service.on_exit(ahead.stop)
         await bus.subscribe(SNAPSHOT, ahead.on_snapshot)
@@ -100,10 +100,10 @@ async def open_store(settings: Settings, own: EvaluatorSettings) -> Store:
     if not url:
         raise OperatorError("database.url is empty; set it to postgresql://…, the evaluator's role")
     try:
-        first = initial(own.initial)
+        first = initials(own)
         store = await Store.open(url, pool_size=own.parallel + 4)
         await keep_shipped(store)
-        await in_force(store, settings[General].scope, "dispatch", first=first)
+        await in_force(store, settings[General].scope, "dispatch", first=first["dispatch"])
     except StoreError as error:
         raise OperatorError(str(error)) from error
     return store
@@ -124,7 +124,7 @@ def _judge(settings: Settings, store: Store, jail: Jail, replays: Replays) -> Ju
     return Judge(
         store,
         gates(store, jail, replays, own),
-        first=initial(own.initial),
+        first=initials(own),
         configured=settings[General].mode,
         simulator=SIMULATOR,
         metrics=Metrics(),

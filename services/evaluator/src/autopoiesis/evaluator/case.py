@@ -46,6 +46,8 @@ class Case:
     incumbent: Arm
     baselines: tuple[Arm, ...]
     window: Snapshot
+    beside: Arm | None
+    """The dispatch policy in force, while plan policies are compared: it routes for each of them. None for dispatch policies."""
     seed: int
     """Drawn afresh for this evaluation; candidate and rivals share what follows from it."""
     findings: Findings = field(default_factory=Findings)

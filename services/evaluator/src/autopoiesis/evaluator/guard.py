@@ -5,6 +5,7 @@ Acts in mode `auto` alone; in the others it says what it would have done. A poli
 """
 
 import logging
+from collections.abc import Sequence
 
 from autopoiesis.contracts.messages.policy import Faulted, Kind
 from autopoiesis.contracts.messages.telemetry import RequestBatch
@@ -46,11 +47,14 @@ class Guard:
             async with self._store.begin() as unit:
                 standings = await unit.activations.in_force()
             for standing in standings:
-                await self._compare(standing)
+                await self._compare(standing, standings)
 
-    async def _compare(self, standing: Standing) -> None:
+    async def _compare(self, standing: Standing, standings: Sequence[Standing]) -> None:
         row = standing.activation
-        if row.kind != "dispatch" or row.rollback or row.replaces is None:
+        if row.rollback or row.replaces is None:
+            return
+        epochs = _epochs(standing, standings)
+        if epochs is None:
             return
         settings, since = self._settings, row.created.timestamp()
         settled = min(self._attainment.now - settings.guard_settle_s, since + settings.guard_window_s)
@@ -58,8 +62,9 @@ class Guard:
         if look <= self._looked.get(row.epoch, 0):
             return
         self._looked[row.epoch] = look
-        before = self._attainment.between(row.scope, row.replaces, since - settings.guard_window_s, since)
-        after = self._attainment.between(row.scope, row.epoch, since + settings.guard_washout_s, settled)
+        washout = settings.guard_washout_s if row.kind == "dispatch" else settings.guard_plan_washout_s
+        before = self._attainment.between(row.scope, epochs[0], since - settings.guard_window_s, since)
+        after = self._attainment.between(row.scope, epochs[1], since + washout, settled)
         found = change(before, after)
         if min(found.before, found.after) < settings.guard_requests:
             return
@@ -68,7 +73,7 @@ class Guard:
                 f"attainment fell by {-found.difference:.1%} at the same load "
                 f"({found.before} requests before, {found.after} after, p = {found.p_value:.1e})"
             )
-            await self._roll_back(row.scope, "dispatch", row.epoch, cause)
+            await self._roll_back(row.scope, standing.message.kind, row.epoch, cause)
 
     async def _roll_back(self, scope: str, kind: Kind, epoch: int, cause: str) -> None:
         try:
@@ -85,3 +90,14 @@ class Guard:
             log.info("epoch %d of %s is not in force any more; nothing to roll back: %s", epoch, scope, cause)
         except NotFoundError as error:
             log.warning("cannot roll back epoch %d of %s: %s (%s)", epoch, scope, error, cause)
+
+
+def _epochs(standing: Standing, standings: Sequence[Standing]) -> tuple[int, int] | None:
+    """The dispatch epochs whose requests are compared, before and after. A plan policy's are of one and the same dispatch policy."""
+    row = standing.activation
+    if row.kind == "dispatch":
+        return None if row.replaces is None else (row.replaces, row.epoch)
+    for other in standings:
+        if (other.activation.scope, other.activation.kind) == (row.scope, "dispatch"):
+            return other.activation.epoch, other.activation.epoch
+    return None

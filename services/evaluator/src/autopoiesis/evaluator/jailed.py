@@ -15,7 +15,11 @@ from autopoiesis.simulator.job import BadResultError, ReplayJob, replayed
 
 SIMULATOR: Final = version("autopoiesis-simulator")
 """Scores of different versions are never compared."""
-MODULES: Final = ("autopoiesis.evaluator.properties", "autopoiesis.simulator.job")
+MODULES: Final = (
+    "autopoiesis.evaluator.properties",
+    "autopoiesis.evaluator.plan_properties",
+    "autopoiesis.simulator.job",
+)
 """What the jail imports before it takes candidates."""
 
 
@@ -26,17 +30,24 @@ class JailedSimulation:
         self._jail = jail
 
     async def __call__(self, arm: Arm, blocks: Blocks, *, load: float, seed: int) -> Replay:
+        router, planner = (blocks.beside, arm) if blocks.beside else (arm, None)
         job = ReplayJob(
-            policy=arm.source, window=blocks.packed, lead=blocks.lead, loads=(load,), seeds=(seed,)
+            policy=router.source,
+            plan=planner.source if planner else "",
+            window=blocks.packed,
+            lead=blocks.lead,
+            loads=(load,),
+            seeds=(seed,),
         )
         try:
             answer = await asyncio.wrap_future(
                 self._jail.submit(Job("autopoiesis.simulator.job:run", msgspec.msgpack.encode(job)))
             )
             result = replayed(answer, job)
-            if result.policy != arm.hash:
-                raise BadResultError(f"it replayed {result.policy[:12]} instead of {arm.hash[:12]}")
-            return audited(result.cells[0], blocks.window)
+            ran = result.plan if planner else result.policy
+            if ran != arm.hash:
+                raise BadResultError(f"it replayed {ran[:12]} instead of {arm.hash[:12]}")
+            return audited(result.cells[0], blocks.window, planned=planner is not None)
         except JailError as error:
             last = error.detail.strip().splitlines()[-1:]
             raise FailedReplayError(arm, f"{type(error).__name__}: {''.join(last)}") from error

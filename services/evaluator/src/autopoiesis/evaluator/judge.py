@@ -8,12 +8,12 @@ comparison with the policy that it really replaced. A swap costs the router noth
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import structs
 from opentelemetry import trace
 
-from autopoiesis.contracts.messages.policy import Judgement, Proposed, Verdict
+from autopoiesis.contracts.messages.policy import Judgement, Kind, Proposed, Verdict
 from autopoiesis.contracts.subjects import EVALUATED, REJECTED, slug
 from autopoiesis.evaluator.case import Arm, Case, unjudged
 from autopoiesis.evaluator.gates import Gate
@@ -45,7 +45,7 @@ class Judge:
         store: Store,
         gates: Sequence[Gate],
         *,
-        first: Arm,
+        first: Mapping[Kind, Arm],
         configured: Mode,
         simulator: str,
         metrics: Metrics,
@@ -78,8 +78,6 @@ class Judge:
         return await self._refuse(proposal, "what is in force moved again and again while it was judged")
 
     async def _judge(self, proposal: Proposed) -> Judgement:
-        if proposal.kind != "dispatch":
-            return await self._refuse(proposal, f"{proposal.kind} policies are not judged yet")
         if proposal.api != API_VERSION:
             return await self._refuse(proposal, f"policy API version {proposal.api}; this is {API_VERSION}")
         mode = await self._mode(proposal.scope)
@@ -99,9 +97,10 @@ class Judge:
         case = Case(
             proposal=proposal,
             candidate=candidate,
-            incumbent=await in_force(self._store, proposal.scope, proposal.kind, first=self._first),
+            incumbent=await self._in_force(proposal.scope, proposal.kind),
             baselines=shipped(proposal.kind),
             window=window,
+            beside=await self._in_force(proposal.scope, "dispatch") if proposal.kind == "plan" else None,
             seed=secrets.randbits(62),
         )
         objection = await self._through_gates(case)
@@ -160,6 +159,9 @@ class Judge:
             await unit.outbox.add(REJECTED, judgement, scope=slug(proposal.scope), kind=proposal.kind)
         self._metrics.judged(judgement)
         return judgement
+
+    async def _in_force(self, scope: str, kind: Kind) -> Arm:
+        return await in_force(self._store, scope, kind, first=self._first[kind])
 
     async def _mode(self, scope: str) -> Mode:
         async with self._store.begin() as unit:

@@ -15,8 +15,9 @@ from autopoiesis.simulator.workload.window import Window
 CLOCK_S = 1e-6
 
 
-def audited(cell: Cell, window: Window) -> Replay:
-    """One cell as a replay, its verdicts made anew from times and objectives.
+def audited(cell: Cell, window: Window, *, planned: bool = False) -> Replay:
+    """One cell as a replay, its verdicts made anew from times and objectives; faults and fuel are the plan policy's if it was
+    `planned`.
 
     Raises BadResultError unless it accounts for every scored arrival once, in order, with the class, and where finished
     the length, that the window gives it at this load with this seed.
@@ -36,6 +37,11 @@ def audited(cell: Cell, window: Window) -> Replay:
     done = outcome == FINISHED
     if (column(cell, "tokens")[done] != trace.output_tokens[rows][done]).any():
         raise BadResultError("a finished request does not have its length")
+    if planned != (cell.planned is not None):
+        raise BadResultError("its plan is missing" if planned else "nobody was to plan")
+    faults, fuel = cell.faults, int(column(cell, "fuel").sum())
+    if cell.planned is not None:
+        faults, fuel = cell.planned.faults, cell.planned.fuel
     ttft, tpot = column(cell, "ttft_s"), column(cell, "tpot_s")
     return Replay(
         load=cell.load,
@@ -48,8 +54,8 @@ def audited(cell: Cell, window: Window) -> Replay:
         rejected=outcome == REJECTED,
         ttft_s=ttft,
         tpot_s=tpot,
-        faults=sum(cell.faults.values()),
-        fuel=int(column(cell, "fuel").sum()),
+        faults=sum(faults.values()),
+        fuel=fuel,
     )
 
 

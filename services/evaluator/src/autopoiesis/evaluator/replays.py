@@ -21,8 +21,8 @@ from autopoiesis.store.models import Snapshot
 KEPT = 512
 """Replays kept in memory: a few windows with all rivals."""
 
-_Key = tuple[str, str, float, int]
-"""Policy, blocks, load, seed."""
+_Key = tuple[str, str, str, float, int]
+"""Policy, the one beside it, blocks, load, seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Blocks:
     packed: bytes
     """The same, for the jail."""
     seeds: tuple[int, ...]
+    beside: Arm | None = None
+    """The dispatch policy that routes, where plan policies are replayed."""
     lead: bytes = b""
     """The half before, packed: every policy serves it first, unscored, to meet these blocks with queues of its own."""
 
@@ -75,17 +77,17 @@ class Replays:
         self._done: OrderedDict[_Key, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[_Key, asyncio.Lock] = WeakValueDictionary()
 
-    async def open_blocks(self, window: Snapshot) -> Blocks:
+    async def open_blocks(self, window: Snapshot, beside: Arm | None = None) -> Blocks:
         """Raises NotFoundError or CorruptBlobError if the window's file is not there as it was."""
         data = await asyncio.to_thread(self._blobs.get, window.hash)
-        return await self._blocks(window.hash, data, f"{self._secret}:{window.hash}")
+        return await self._blocks(window.hash, data, f"{self._secret}:{window.hash}", beside)
 
-    async def sealed_blocks(self, window: Snapshot, *, seed: int) -> Blocks:
+    async def sealed_blocks(self, window: Snapshot, beside: Arm | None = None, *, seed: int) -> Blocks:
         """Raises NotFoundError if they are not in the store, NotFoundError or CorruptBlobError for the open half."""
-        lead = await self.open_blocks(window)
+        lead = await self.open_blocks(window, beside)
         async with self._store.begin() as unit:
             data = await unit.snapshots.sealed(window.sealed_hash)
-        blocks = await self._blocks(window.sealed_hash, data, f"{seed}")
+        blocks = await self._blocks(window.sealed_hash, data, f"{seed}", beside)
         return replace(blocks, lead=lead.packed)
 
     async def run(self, arm: Arm, blocks: Blocks) -> list[Replay]:
@@ -100,14 +102,14 @@ class Replays:
     def _cells(self, blocks: Blocks) -> Iterator[tuple[float, int]]:
         return product(self._settings.loads, blocks.seeds)
 
-    async def _blocks(self, name: str, data: bytes, seed: str) -> Blocks:
+    async def _blocks(self, name: str, data: bytes, seed: str, beside: Arm | None) -> Blocks:
         draw = random.Random(seed)
         seeds = tuple(draw.getrandbits(31) for _ in range(self._settings.seeds))
         window = (await asyncio.to_thread(read_snapshot, data)).window
-        return Blocks(name, window, pack(window), seeds)
+        return Blocks(name, window, pack(window), seeds, beside)
 
     async def _one(self, arm: Arm, blocks: Blocks, load: float, seed: int) -> Replay:
-        key = (arm.hash, blocks.name, load, seed)
+        key = (arm.hash, blocks.beside.hash if blocks.beside else "", blocks.name, load, seed)
         async with self._locks.setdefault(key, asyncio.Lock()):
             if key not in self._done:
                 async with self._slots:

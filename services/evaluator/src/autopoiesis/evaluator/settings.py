@@ -18,6 +18,9 @@ class EvaluatorSettings(Section, frozen=True, kw_only=True):
     initial: str = "round_robin"
     """Shipped policy that counts as in force, and is activated, where nothing ever was; as `router.policy`."""
 
+    initial_plan: str = "plan_keep"
+    """The same of plan policies, where a planner is at work; as `planner.policy`."""
+
     loads: tuple[Annotated[float, msgspec.Meta(gt=0.0)], ...] = (0.9, 1.0, 1.15)
     """Multiples of the recorded load at which policies are replayed."""
     seeds: Annotated[int, msgspec.Meta(ge=1)] = 2
@@ -25,6 +28,8 @@ class EvaluatorSettings(Section, frozen=True, kw_only=True):
     block_s: _Seconds = 15.0
     """Least length of the blocks of time that are resampled: longer than requests usually take. Windows of less than four
     blocks are cut into four shorter ones, whose intervals are somewhat too narrow."""
+    plan_block_s: _Seconds = 60.0
+    """The same where plan policies are compared: longer than a move of replicas is felt."""
     parallel: Annotated[int, msgspec.Meta(ge=1)] = 2
     """Replays that run at the same time."""
     replay_s: _Seconds = 60.0
@@ -57,6 +62,8 @@ class EvaluatorSettings(Section, frozen=True, kw_only=True):
     """Arrivals younger than this are not counted yet: those that have ended already are the quick ones."""
     guard_washout_s: Annotated[float, msgspec.Meta(ge=0.0)] = 5.0
     """Arrivals this soon after a promotion still meet the queues that the old policy left."""
+    guard_plan_washout_s: Annotated[float, msgspec.Meta(ge=0.0)] = 45.0
+    """The same after a promotion of a plan policy, whose first moves take that long; must be less than `guard_window_s`."""
     guard_requests: Annotated[int, msgspec.Meta(ge=1)] = 200
     """Least requests at matched load on either side."""
     guard_loss: _Share = 0.05

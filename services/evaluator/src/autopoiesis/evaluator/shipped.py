@@ -1,13 +1,18 @@
 """The shipped policies in the store: rivals of every candidate, and where a scope begins."""
 
+from collections.abc import Mapping
 from functools import cache
+from typing import Final
 
 from autopoiesis.contracts.messages.policy import Kind
 from autopoiesis.evaluator.case import Arm
+from autopoiesis.evaluator.settings import EvaluatorSettings
 from autopoiesis.policy import library
 from autopoiesis.policy.api import API_VERSION
 from autopoiesis.store import StaleError, Store, Unit, promotion
 from autopoiesis.store.errors import StoreError
+
+KINDS: Final[tuple[Kind, ...]] = ("dispatch", "plan")
 
 
 @cache
@@ -19,21 +24,37 @@ def shipped(kind: Kind) -> tuple[Arm, ...]:
 
 def initial(name: str, kind: Kind = "dispatch") -> Arm:
     """The shipped policy called `name`. Raises StoreError naming the setting if there is none."""
-    for arm in shipped(kind):
-        if arm.name == name:
-            return arm
-    raise StoreError(
-        f"evaluator.initial = {name!r} is not a shipped {kind} policy; there are {', '.join(library.names(kind, every=True))}"
-    )
+    if name not in library.names(kind, every=True):
+        setting = "evaluator.initial" if kind == "dispatch" else "evaluator.initial_plan"
+        raise StoreError(
+            f"{setting} = {name!r} is not a shipped {kind} policy; there are {', '.join(library.names(kind, every=True))}"
+        )
+    policy = library.load(name)
+    return Arm(policy.hash, policy.source, name)
 
 
-async def keep_shipped(store: Store, kind: Kind = "dispatch") -> None:
+def initials(settings: EvaluatorSettings) -> Mapping[Kind, Arm]:
+    """What counts as in force where nothing ever was. Raises StoreError naming the setting that cannot be."""
+    return {
+        "dispatch": initial(settings.initial),
+        "plan": initial(settings.initial_plan, "plan"),
+    }
+
+
+async def keep_shipped(store: Store) -> None:
     """Have the store know every shipped policy, so that operators and the archive can name them."""
     async with store.begin() as unit:
-        for arm in shipped(kind):
-            await unit.policies.add(
-                hash=arm.hash, kind=kind, api=API_VERSION, source=arm.source, origin="library", title=arm.name
-            )
+        for kind in KINDS:
+            for name in library.names(kind, every=True):
+                policy = library.load(name)
+                await unit.policies.add(
+                    hash=policy.hash,
+                    kind=kind,
+                    api=API_VERSION,
+                    source=policy.source,
+                    origin="library",
+                    title=name,
+                )
 
 
 async def in_force(store: Store, scope: str, kind: Kind, *, first: Arm) -> Arm:

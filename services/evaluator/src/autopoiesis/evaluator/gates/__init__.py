@@ -3,6 +3,7 @@
 from autopoiesis.evaluator.gates.base import Gate
 from autopoiesis.evaluator.gates.decision import Decision
 from autopoiesis.evaluator.gates.holddown import HoldDown
+from autopoiesis.evaluator.gates.planned import Planned
 from autopoiesis.evaluator.gates.properties import Properties
 from autopoiesis.evaluator.gates.selection import Selection
 from autopoiesis.evaluator.gates.verification import Verification
@@ -19,6 +20,7 @@ def gates(store: Store, jail: Jail, replays: Replays, settings: EvaluatorSetting
     return (
         Verification(),
         HoldDown(store),
+        Planned(replays),
         Properties(jail),
         Selection(replays),
         Decision(store, replays, settings),

@@ -29,7 +29,7 @@ class Decision:
             looks = await unit.evaluations.looks(case.window.sealed_hash, self.name)
         if looks >= self._settings.looks:
             return f"{looks} candidates were decided on these sealed blocks already; it needs a new window"
-        blocks = await self._replays.sealed_blocks(case.window, seed=case.seed)
+        blocks = await self._replays.sealed_blocks(case.window, case.beside, seed=case.seed)
         ours = await self._replays.run(case.candidate, blocks)
         theirs = await self._replays.run(case.incumbent, blocks)
         await self._compare_with_baseline(case, blocks, ours)
@@ -39,6 +39,7 @@ class Decision:
         self, case: Case, ours: list[Replay], theirs: list[Replay], model_error: float | None
     ) -> str | None:
         settings, found = self._settings, case.findings
+        block_s = settings.block_s if case.beside is None else settings.plan_block_s
         found.scores, found.incumbent_scores = scoring.scores(ours), scoring.scores(theirs)
         found.faults = sum(replay.faults for replay in ours)
         found.fuel_mean = scoring.fuel_mean(ours)
@@ -46,8 +47,8 @@ class Decision:
         found.confidence = 1 - 2 * (1 - settings.confidence) / settings.looks
         try:
             found.gain = paired_gain(
-                scoring.blocks(ours, settings.block_s),
-                scoring.blocks(theirs, settings.block_s),
+                scoring.blocks(ours, block_s),
+                scoring.blocks(theirs, block_s),
                 confidence=found.confidence,
                 seed=case.seed,
             )

@@ -25,7 +25,7 @@ class Selection:
 
     async def __call__(self, case: Case) -> str | None:
         found = case.findings
-        blocks = await self._replays.open_blocks(case.window)
+        blocks = await self._replays.open_blocks(case.window, case.beside)
         ours = await self._replays.run(case.candidate, blocks)
         found.scores = scoring.scores(ours)
         found.incumbent_scores = scoring.scores(await self._replays.run(case.incumbent, blocks))
