@@ -30,8 +30,7 @@ GOLDEN = {
         GENERATE,
         (
             b'{"request_id":"r-1","router":"router-0","nth":7,"model":"Qwen/Qwen3-8B","endpoint":"chat","body":{"messages":[]},'
-            b'"stream":true,"prompt_tokens":12,"max_tokens":64,"priority":0,"deadline_s":30.0,"block_hashes":[1,2],'
-            b'"resume_token_ids":[],"path":""}'
+            b'"stream":true,"prompt_tokens":12,"max_tokens":64,"deadline_s":30.0,"block_hashes":[1,2]}'
         ),
     ),
     infer.Chunk: (

@@ -48,9 +48,8 @@ def simulated(settings: WorkerSettings) -> EngineFactory:
     def make(spec: ReplicaSpec, planned: bool) -> Engine:
         load_s = load_time(spec, settings) if planned else 0.0
         batch = spec.max_running or options.max_running
-        return SimulatedEngine(
-            spec.name, spec.model, spec.gpu, spec.tp, replace(options, max_running=batch, load_s=load_s)
-        )
+        chosen = replace(options, max_running=batch, load_s=load_s)
+        return SimulatedEngine(spec.name, spec.model, spec.gpu, spec.tp, chosen, node=settings.node)
 
     return make
 

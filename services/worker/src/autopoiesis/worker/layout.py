@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from autopoiesis.contracts.messages.fleet import DesiredReplica, Role
 from autopoiesis.contracts.subjects import slug
 from autopoiesis.simulator.hardware import gpu
 
 _GROUP: Final = re.compile(
-    r"(?:(?P<count>\d+)\s*x\s*)?(?P<gpu>[A-Za-z][\w -]*?)\s*(?::\s*tp\s*(?P<tp>\d+))?", re.IGNORECASE
+    r"(?:(?P<count>\d+)\s*x\s*)?(?P<gpu>[A-Za-z][\w -]*?)\s*(?:[:/]\s*tp\s*(?P<tp>\d+))?"
+    r"\s*(?::\s*(?P<role>mixed|prefill|decode))?",
+    re.IGNORECASE,
 )
 
 
@@ -47,7 +49,7 @@ def parse_layout(
     kinds: Collection[str] | None = None,
     setting: str = "worker.replicas",
 ) -> list[ReplicaSpec]:
-    """Replicas of `2xH100 + 4xL40S:tp2`, named `<node>-<gpu>-<number>`.
+    """Replicas of `2xH100 + 4xL40S:tp2` or `1xH100:prefill + 2xL40S/tp2:decode`, named `<node>-<gpu>-<number>`.
 
     `kinds`: the devices there are; without, those that the simulator knows. Raises `ValueError` saying which part is wrong.
     """
@@ -60,10 +62,13 @@ def parse_layout(
                 f"{setting}: cannot read {part.strip()!r} in {text!r}; write for instance 2xH100 + 4xL40S:tp2"
             )
         chip, tp = _kind(match["gpu"], kinds, setting), int(match["tp"] or 1)
+        role: Any = (match["role"] or "mixed").lower()
         for _ in range(int(match["count"] or 1)):
             number = numbers[chip] = numbers.get(chip, -1) + 1
             specs.append(
-                ReplicaSpec(name=f"{node}-{slug(chip.lower())}-{number}", model=model, gpu=chip, tp=tp)
+                ReplicaSpec(
+                    name=f"{node}-{slug(chip.lower())}-{number}", model=model, gpu=chip, tp=tp, role=role
+                )
             )
     return specs
 

@@ -221,6 +221,9 @@ class ServedReplica:
             queued_prefill_tokens=seen.queued_prefill_tokens,
             kv_used_tokens=seen.kv_used_tokens,
             kv_capacity_tokens=seen.kv_capacity_tokens,
+            kv_token_bytes=seen.kv_token_bytes,
+            link_bandwidth=seen.link_bandwidth,
+            network_bandwidth=seen.network_bandwidth,
             max_running=seen.max_running,
             step_time_s=seen.step_time_s,
             step_model=seen.step_model,
@@ -263,6 +266,8 @@ async def _relay(request: Generate, responder: Responder, outputs: AsyncIterator
                 if first:
                     span.add_event(genai.FIRST_TOKEN_EVENT)
                     first = False
+                if request.prefill_only:
+                    continue
                 if not request.stream:
                     texts.append(output.text)
                 elif output.merges:
@@ -293,6 +298,7 @@ async def _relay(request: Generate, responder: Responder, outputs: AsyncIterator
                     body=output.body,
                     content=output.content,
                     content_type=output.content_type,
+                    kv_transfer=output.kv_transfer,
                 )
             case Broken():
                 span.set_attribute("error.type", output.code)

@@ -25,7 +25,7 @@ FailureCode = Literal[
 ]
 
 
-class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """Run one request. Sent to `infer.<replica>` with the router's inbox as reply subject."""
 
     request_id: str
@@ -53,6 +53,10 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
     path: str = ""
     """HTTP path at the engine, of requests that are passed through."""
+    prefill_only: bool = False
+    """Compute the prompt and keep its KV cache for the replica that decodes; one `Finished` without text is the answer."""
+    kv_transfer: MaybeRaw = None
+    """JSON object: where the prompt's KV cache is, in the words of the engine that computed it (`Finished.kv_transfer`)."""
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -103,6 +107,8 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="finishe
     """The engine's own complete answer where it is not JSON."""
     content_type: str = ""
     """Of `content`."""
+    kv_transfer: MaybeRaw = None
+    """JSON object of a `prefill_only` request: what the engine that decodes needs to fetch the prompt's KV cache."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="failed"):

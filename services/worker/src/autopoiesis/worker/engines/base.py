@@ -59,6 +59,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="ended", om
     content: bytes = b""
     """The engine's complete answer where it is not JSON."""
     content_type: str = ""
+    kv_transfer: MaybeRaw = None
+    """JSON object for the engine that decodes, of requests that only compute the prompt."""
 
 
 class Broken(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="broken", omit_defaults=True):
@@ -87,6 +89,9 @@ class EngineStats:
     queued_prefill_tokens: int = 0
     kv_used_tokens: int = 0
     kv_capacity_tokens: int = 0
+    kv_token_bytes: int = 0
+    link_bandwidth: float = 0.0
+    network_bandwidth: float = 0.0
     max_running: int = 0
     step_time_s: float = 0.0
     step_model: StepModel | None = None

@@ -90,6 +90,8 @@ def _choice(
     else:
         wanted = drawn_length(seed, name)
     had = len(request.resume_token_ids)
+    if request.prefill_only:
+        limit = had + 1
     hashes = request.block_hashes[: prompt.tokens // PREFIX_BLOCK_TOKENS] if index < (body.n or 1) else ()
     job = Job(name, prompt.tokens + had, max(1, min(wanted, limit) - had), request.priority, hashes)
     choice = Choice(index, job, "length" if wanted >= limit else "stop", produced=had)

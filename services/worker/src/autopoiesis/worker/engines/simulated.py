@@ -7,7 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -15,14 +15,15 @@ import msgspec
 from autopoiesis.contracts.messages.fleet import ReplicaState, StepModel
 from autopoiesis.contracts.messages.infer import FailureCode, Generate
 from autopoiesis.contracts.messages.telemetry import StepRecord
+from autopoiesis.simulator.fleet import replica_of
 from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import model
-from autopoiesis.simulator.replica import Emission, EngineConfig, Replica, TooLongError
-from autopoiesis.simulator.steptime import StepTime, kv_capacity_tokens
+from autopoiesis.simulator.replica import Emission, Replica, TooLongError
 from autopoiesis.worker.engines import answers, jobs
 from autopoiesis.worker.engines.base import Broken, Ended, EngineStats, Piece
 from autopoiesis.worker.engines.body import BodyError, read
 from autopoiesis.worker.engines.jobs import PREFIX_BLOCK_TOKENS, Choice
+from autopoiesis.worker.engines.keeping import kept, transfer_s
 from autopoiesis.worker.engines.outputs import Outputs
 from autopoiesis.worker.engines.perturbation import Noise, Perturbation
 from autopoiesis.worker.engines.sampling import StepSampler
@@ -56,6 +57,7 @@ class _Request:
         "id",
         "left",
         "outputs",
+        "prefill_only",
         "prompt_tokens",
         "silent",
         "whole",
@@ -68,7 +70,8 @@ class _Request:
         self.left = len(choices)
         self.first_token_s: float | None = None
         self.outputs = outputs
-        self.silent = False
+        self.prefill_only = request.prefill_only
+        self.silent = request.prefill_only
         """Nothing of it is told before its end."""
         self.whole: Callable[[], msgspec.Raw] | None = None
         """Makes the complete answer, where pieces do not say it."""
@@ -86,29 +89,36 @@ class SimulatedEngine:
     """`base.Engine`. Step times are the model's times a perturbation that nobody else knows."""
 
     def __init__(
-        self, replica: str, model_name: str, gpu_name: str, tp: int, options: SimulatedOptions
+        self,
+        name: str,
+        model_name: str,
+        gpu_name: str,
+        tp: int,
+        options: SimulatedOptions,
+        *,
+        node: str = "",
     ) -> None:
         """Raises `ValueError` for an unknown model or GPU, or a model that does not fit."""
-        shape, chip = model(model_name), gpu(gpu_name)
+        shape = model(model_name)
+        spec = replica_of(
+            gpu(gpu_name),
+            shape,
+            tp,
+            name=name,
+            max_running=options.max_running,
+            max_batched_tokens=options.chunk_tokens,
+            prefix_block_tokens=PREFIX_BLOCK_TOKENS if options.prefix_cache else 0,
+        )
+        self._spec = replace(spec, node=node)
         self.model = model_name
         self.changed = asyncio.Event()
-        self._replica_name = replica
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic
-        step_time = StepTime(chip, shape, tp)
-        config = EngineConfig(
-            kv_capacity_tokens=kv_capacity_tokens(
-                chip, shape, tp, max_batched_tokens=options.chunk_tokens, max_running=options.max_running
-            ),
-            max_batched_tokens=options.chunk_tokens,
-            max_running=options.max_running,
-            prefix_block_tokens=PREFIX_BLOCK_TOKENS if options.prefix_cache else 0,
-        )
-        perturbation = Perturbation(options.noise, f"{options.seed}/{replica}", self._clock)
-        self._replica = Replica(step_time, config, perturb=perturbation, stream=True)
+        perturbation = Perturbation(options.noise, f"{options.seed}/{name}", self._clock)
+        self._replica = Replica(spec.steps, spec.config, perturb=perturbation, stream=True)
         self._sampler = StepSampler(self._replica)
-        base, prefill, kv, sequence = step_time.step_coefficients(options.chunk_tokens)
+        base, prefill, kv, sequence = spec.steps.step_coefficients(options.chunk_tokens)
         self._step_model = StepModel(
             base_s=base,
             prefill_token_s=prefill,
@@ -116,7 +126,7 @@ class SimulatedEngine:
             sequence_s=sequence,
             chunk_tokens=options.chunk_tokens,
         )
-        self._context_limit = min(shape.max_context, config.kv_blocks * config.block_tokens)
+        self._context_limit = min(shape.max_context, spec.config.kv_blocks * spec.config.block_tokens)
         self._eviction_counts: deque[tuple[float, int]] = deque([(self._clock(), 0)])
         self._requests: dict[str, _Request] = {}
         self._jobs: dict[str, tuple[_Request, Choice]] = {}
@@ -136,7 +146,7 @@ class SimulatedEngine:
     def generate(self, request: Generate) -> Outputs:
         outputs = Outputs(interval_s=self._options.chunk_interval_s, whole=not request.stream)
         if self._state != "ready":
-            outputs.end(Broken(code="unavailable", message=f"replica {self._replica_name} is {self._state}"))
+            outputs.end(Broken(code="unavailable", message=f"replica {self._spec.name} is {self._state}"))
             return outputs
         try:
             if request.endpoint == "passthrough":
@@ -175,7 +185,32 @@ class SimulatedEngine:
         for choice in choices:
             if choice.texts:  # an echo
                 outputs.push(Piece(choice.texts[0], 0, choice.index))
-        self._submit(held)
+        if request.kv_transfer is None or len(choices) > 1:
+            self._submit(held)
+            return
+        delay = transfer_s(request.kv_transfer, self._spec)
+        self._requests[held.id] = held
+        self._idle.clear()
+        self._loop.call_later(delay, self._land, held)
+
+    def _land(self, held: _Request) -> None:
+        """The KV cache of its prompt is here: the first token comes out, and it goes on decoding."""
+        if self._requests.get(held.id) is not held:
+            return
+        choice = held.choices[0]
+        job, now = choice.job, self._clock()
+        only = job.output_tokens == 1
+        try:
+            if not only:
+                job.produced = 1
+                self._submit(held)
+        except ValueError as error:
+            del self._requests[held.id]
+            held.outputs.end(Broken(code="invalid_request", message=str(error), param="messages"))
+            self._note_idle()
+            return
+        self._jobs[str(job.id)] = (held, choice)
+        self._deliver(Emission(job.id, now, 1, only, held.began))
 
     def _take_other(self, request: Generate, outputs: Outputs) -> None:
         body = read(bytes(request.body))
@@ -221,6 +256,9 @@ class SimulatedEngine:
             queued_prefill_tokens=seen.queued_prefill_tokens,
             kv_used_tokens=seen.kv_used_tokens,
             kv_capacity_tokens=seen.kv_capacity_tokens,
+            kv_token_bytes=self._spec.kv_token_bytes,
+            link_bandwidth=self._spec.link_bandwidth,
+            network_bandwidth=self._spec.network_bandwidth,
             max_running=self._options.max_running,
             step_time_s=seen.step_time,
             step_model=self._step_model,
@@ -304,6 +342,7 @@ class SimulatedEngine:
                 cached_tokens=first.job.cached_tokens,
                 first_token_s=held.first_token_s or 0.0,
                 body=held.whole() if held.whole is not None else None,
+                kv_transfer=kept(self._spec, held.prompt_tokens) if held.prefill_only else None,
             )
         )
         self._note_idle()

@@ -17,7 +17,25 @@ from autopoiesis.worker.engines.vllm.asgi import App, Exchange
 from autopoiesis.worker.engines.vllm.llm import ANSWERING
 
 _ABORTED: Final = "abort"
+_PREFILL_ONLY: Final[dict[str, msgspec.Raw]] = {
+    "n": msgspec.Raw(b"1"),
+    "tool_choice": msgspec.Raw(b'"none"'),
+    "kv_transfer_params": msgspec.Raw(b'{"do_remote_decode":true,"do_remote_prefill":false}'),
+}
+"""One token has no room for a tool call; `tools` stays, the prompt is rendered from it."""
+_NOT_FOR_ONE_TOKEN: Final = (
+    "max_completion_tokens",
+    "min_tokens",
+    "response_format",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+)
 _objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Computed(msgspec.Struct):
+    kv_transfer_params: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Answer:
@@ -34,6 +52,7 @@ class Answer:
         self._tally = Tally()
         self._produced = len(request.resume_token_ids)
         self._passing = request.endpoint == "passthrough"
+        self._stream = request.stream and not request.prefill_only
         self._exchange: Exchange | None = None
 
     def abort(self) -> None:
@@ -61,12 +80,25 @@ class Answer:
         request = self._request
         if self._passing:
             return bytes(request.body)
-        fields = _objects.decode(protocol.upstream_body(bytes(request.body), stream=request.stream))
+        fields = _objects.decode(protocol.upstream_body(bytes(request.body), stream=self._stream))
         fields["priority"] = msgspec.Raw(b"%d" % request.priority)
         fields["request_id"] = msgspec.Raw(msgspec.json.encode(request.request_id))
-        if request.stream:
+        if self._stream:
             fields["return_token_ids"] = msgspec.Raw(b"true")
+        fields.pop("kv_transfer_params", None)  # a client's could name any host
+        if request.kv_transfer is not None:
+            fields["kv_transfer_params"] = request.kv_transfer
+        if request.prefill_only:
+            self._compute_only(fields)
         return msgspec.json.encode(fields)
+
+    def _compute_only(self, fields: dict[str, msgspec.Raw]) -> None:
+        """Ask for one token and for the prompt's KV cache to be kept (vLLM docs, disaggregated prefilling)."""
+        for name in (*_NOT_FOR_ONE_TOKEN, "stream", "stream_options"):
+            fields.pop(name, None)
+        tools = "tools" in fields
+        fields |= {name: value for name, value in _PREFILL_ONLY.items() if tools or name != "tool_choice"}
+        fields["max_tokens"] = msgspec.Raw(b"%d" % (1 + len(self._request.resume_token_ids)))
 
     def _pass_event(self, event: bytes) -> None:
         tokens = self._tally.event(event)
@@ -103,7 +135,7 @@ class Answer:
             raise protocol.failure(exchange.status, content)
         if self._passing:
             return self._passed(exchange, content)
-        if not self._request.stream:
+        if not self._stream:
             self._take_in(protocol.read_event(content))
         if self._reason is None:
             code: FailureCode = "cancelled" if exchange.left else "unavailable"
@@ -115,7 +147,8 @@ class Answer:
             output_tokens=self._usage.completion_tokens + had,
             cached_tokens=self._usage.cached_tokens,
             first_token_s=self._first_token_s or 0.0,
-            body=None if self._request.stream else msgspec.Raw(content),
+            body=None if self._request.stream or self._request.prefill_only else msgspec.Raw(content),
+            kv_transfer=_kept(content) if self._request.prefill_only else None,
         )
 
     def _passed(self, exchange: Exchange, content: bytes) -> Ended:
@@ -143,3 +176,9 @@ class Answer:
                 status=status,
             )
         )
+
+
+def _kept(content: bytes) -> msgspec.Raw | None:
+    """Where the KV cache is, in the words of vLLM's connector; none where it needs no words, as with shared storage."""
+    kept = msgspec.json.decode(content, type=_Computed).kv_transfer_params
+    return None if bytes(kept) == b"null" else kept
