@@ -17,7 +17,7 @@ def too_late(now: float, ticket: Ticket, offer: Offer, hits: Mapping[int, int], 
     for state in offer.states:
         if state.beat is None or state.beat.step_model is None:
             return False
-        if state.dirty or state.stale:
+        if state.stale:
             state.predict(now, offer.routers)
         if state.latency.ttft(max(0, ticket.prompt_tokens - hits.get(state.slot, 0))) <= left:
             return False

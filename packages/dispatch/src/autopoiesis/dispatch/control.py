@@ -19,7 +19,12 @@ class Control:
     """`decider` decides now; `epoch` is that of the activation in force, 0 before the first."""
 
     def __init__(
-        self, settings: DispatchSettings, policy: CompiledPolicy, compile_: Compile, hits: Hits, seed: int
+        self,
+        settings: DispatchSettings,
+        policy: CompiledPolicy,
+        compile_: Compile | None,
+        hits: Hits,
+        seed: int,
     ) -> None:
         self._settings = settings
         self._compile = compile_
@@ -27,7 +32,7 @@ class Control:
         self._seed = seed
         self._heard = 0
         self.epoch = 0
-        self.fallback = Decider(Fallback(), hits, seed)
+        self.fallback = Decider(Fallback(), hits, seed, alone=False)
         self._install(policy, 0)
 
     def _install(self, policy: CompiledPolicy, epoch: int) -> None:
@@ -41,7 +46,11 @@ class Control:
         return self.strikes.quarantined
 
     def activate(self, activation: Activation, *, force: bool) -> Swapped | None:
-        """None where the epoch is not news."""
+        """None where the epoch is not news. Raises RuntimeError where the policy is one that stays."""
+        if self._compile is None:
+            raise RuntimeError(
+                "this dispatcher was made for one policy that stays; give it `compile` to swap"
+            )
         if activation.epoch <= self._heard and not force:
             return None
         self._heard = activation.epoch

@@ -13,6 +13,7 @@ from autopoiesis.dispatch.admission import too_late
 from autopoiesis.dispatch.control import Control
 from autopoiesis.dispatch.fleet import Fleet, ReplicaInfo
 from autopoiesis.dispatch.holding import Holding
+from autopoiesis.dispatch.keeping import Kept, kept_for
 from autopoiesis.dispatch.models import ModelState, Offer
 from autopoiesis.dispatch.names import Recent
 from autopoiesis.dispatch.parties import NO_SESSION, Party
@@ -43,9 +44,11 @@ class Dispatcher:
         router: str,
         policy: CompiledPolicy,
         seed: int = 0,
-        compile: Compile,  # noqa: A002 - the word for it
+        compile: Compile | None,  # noqa: A002 - the word for it
     ) -> None:
+        """Without `compile` the policy stays: no activation is taken, and only what this policy or the fallback reads is kept."""
         self._settings = settings
+        self._kept = Kept() if compile is not None else kept_for(policy.reads)
         self._now = -math.inf
         self._seq = 0
         self._models: dict[str, ModelState] = {}
@@ -56,8 +59,10 @@ class Dispatcher:
         self._live: dict[str, Ticket] = {}
         self._fleet = Fleet(settings, router, self._model)
         self._control = Control(settings, policy, compile, self._hits, seed)
-        self._holding = Holding(settings)
+        self.holding = self._holding = Holding(settings)
+        """Where nothing waits in it, `next_wake` is inf: no need to ask."""
         self._fuel = self._holding.fuel
+        self._admit_factor = settings.admit_ttft_factor
         self._counters = Counters()
         self._handlers: dict[type, Callable[[float, Any, list[ev.Action]], None]] = {
             ev.Arrival: self._arrival,
@@ -119,30 +124,33 @@ class Dispatcher:
     # what happens
 
     def _arrival(self, now: float, event: ev.Arrival, out: list[ev.Action]) -> None:
-        if event.request_id in self._live:
-            raise ValueError(f"request id {event.request_id!r} is in use")
+        live, request_id = self._live, event.request_id
+        if request_id in live:
+            raise ValueError(f"request id {request_id!r} is in use")
         model = self._models.get(event.model) or self._model(event.model)
-        tokens = model.ratio.tokens(event.prompt_bytes)
-        expected, limit = model.lengths.expected(event.klass, tokens), event.max_tokens
-        ticket = Ticket(
-            event,
-            self._seq,
-            now,
-            model,
-            tokens,
-            expected if expected < limit else limit,
-            self._tenants.get(event.tenant),
-            self._sessions.get(event.session) if event.session else NO_SESSION,
-            self._workflows.get(event.workflow) if event.workflow else None,
-            self._adapters.get(event.adapter) if event.adapter else 0,
-        )
-        self._seq += 1
-        self._live[event.request_id] = ticket
-        if ticket.workflow:
-            ticket.workflow.opened(now, ticket.seq, time_alone(ticket, ticket.expected_output))
+        seq, kept = self._seq, self._kept
+        self._seq = seq + 1
+        live[request_id] = ticket = Ticket(event, seq, now, model, model.ratio.tokens(event.prompt_bytes))
+        if kept.lengths:
+            expected, limit = model.lengths.expected(event.klass, ticket.prompt_tokens), event.max_tokens
+            ticket.expected_output = expected if expected < limit else limit
+        if kept.callers:
+            self._introduce(now, ticket)
         learning.arrived(now, ticket)
         self._counters.arrivals += 1
         self._decide(now, ticket, out)
+
+    def _introduce(self, now: float, ticket: Ticket) -> None:
+        """Whose request it is."""
+        event = ticket.event
+        ticket.tenant = self._tenants.get(event.tenant)
+        if event.session:
+            ticket.session = self._sessions.get(event.session)
+        if event.adapter:
+            ticket.adapter = self._adapters.get(event.adapter)
+        if event.workflow:
+            ticket.workflow = workflow = self._workflows.get(event.workflow)
+            workflow.opened(now, ticket.seq, time_alone(ticket, ticket.expected_output))
 
     def _beat(self, now: float, event: ev.Beat, out: list[ev.Action]) -> None:
         beat = event.heartbeat
@@ -177,11 +185,11 @@ class Dispatcher:
             return
         if ticket.first_at is None:
             learning.first_token(now, ticket)
-        ticket.tokens += event.count
-        ticket.replica.generated(event.count)
-        if ticket.tokens - ticket.charged >= CHARGE_EVERY:
-            learning.charge(now, ticket, ticket.tokens - ticket.charged)
-            ticket.charged = ticket.tokens
+        ticket.tokens = tokens = ticket.tokens + count
+        ticket.replica.generated(count)
+        if tokens - ticket.charged >= CHARGE_EVERY and self._kept.service:
+            learning.charge(now, ticket, tokens - ticket.charged)
+            ticket.charged = tokens
 
     def _ended(self, now: float, event: ev.Ended, out: list[ev.Action]) -> None:
         ticket = self._live.get(event.request_id)
@@ -196,7 +204,7 @@ class Dispatcher:
         self._counters.ended += 1
         self._close(now, ticket, tokens, natural=finished and event.natural, finished=finished)
         learning.judged(now, ticket, tokens, finished)
-        if state is not None:
+        if state is not None and ticket.model.queue.entries:
             self._holding.room(now, ticket.model)
 
     def _left(self, now: float, event: ev.Left, out: list[ev.Action]) -> None:
@@ -234,6 +242,7 @@ class Dispatcher:
         ticket = self._live.get(event.request_id)
         if ticket is None or ticket.replica is None:
             return
+        learning.prefilled(now, ticket)
         source, offer = ticket.replica, ticket.model.offer(now)
         target, fallback = handover.place(
             now, ticket, offer, self._control, lambda error: self._fault(now, error, out)
@@ -264,7 +273,7 @@ class Dispatcher:
             self._await_replica(now, ticket, offer, out)
             return
         ticket.no_replica_since = None
-        factor = self._settings.admit_ttft_factor
+        factor = self._admit_factor
         if factor and not ticket.attempts and too_late(now, ticket, offer, self._hits(ticket), factor):
             self._refuse(now, ticket, "overloaded", out)
             return
@@ -289,18 +298,15 @@ class Dispatcher:
 
     def _ask(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> RouteDecision | None:
         """The policy's answer; None where it has none to give."""
-        decider = self._control.decider
-        if decider is self._control.fallback:
-            self._fuel.spent += len(offer.states)
-            return None
-        before = ticket.fuel
-        try:
-            return decider.route(now, ticket, offer)
-        except Exception as error:
-            self._fault(now, error, out)
-            return None
-        finally:
-            self._fuel.spent += ticket.fuel - before + len(offer.states)
+        decider, fuel, before = self._control.decider, self._fuel, ticket.fuel
+        verdict: RouteDecision | None = None
+        if decider is not self._control.fallback:
+            try:
+                verdict = decider.route(now, ticket, offer)
+            except Exception as error:
+                self._fault(now, error, out)
+        fuel.spent += ticket.fuel - before + len(offer.states)
+        return verdict
 
     def _may_reject(self, now: float, ticket: Ticket) -> bool:
         return not ticket.attempts and ticket.model.traffic.may_reject(now, self._settings.max_reject_share)
@@ -317,39 +323,44 @@ class Dispatcher:
     ) -> None:
         if ticket.queued:
             ticket.model.queue.remove(ticket)
-        ticket.due = math.inf
-        state, event, control = offer.states[assign.replica], ticket.event, self._control
-        blocks, uncached = event.block_hashes, ticket.prompt_tokens
+            ticket.due = math.inf
+        state, event, control, kept = offer.states[assign.replica], ticket.event, self._control, self._kept
+        blocks, prompt, decode = event.block_hashes, ticket.prompt_tokens, assign.decode
+        uncached = prompt
         if blocks:
             hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens
             uncached = uncached - hit if hit < uncached else 0
         ticket.uncached = uncached
         if control.decider.predicts or ticket.seq % LEARN_EVERY == 0:
-            if state.dirty or state.stale:
+            if state.stale:
                 state.predict(now, offer.routers)
             ticket.raw_ttft = state.latency.raw_ttft(uncached)
-            ticket.raw_tpot = state.latency.raw_tpot(ticket.prompt_tokens)
-        if assign.decode >= 0:
-            ticket.decode = offer.states[assign.decode]
+            if kept.paces:
+                ticket.raw_tpot = state.latency.raw_tpot(prompt)
+        if decode >= 0:
+            ticket.decode = offer.states[decode]
         state.sent(now, ticket)
         if blocks:
             self._fleet.prefixes.add(state.slot, blocks, self._prefix_limit(state.view.kv_capacity_tokens))
-        learning.charge(now, ticket, ticket.prompt_tokens)
+        if kept.service:
+            learning.charge(now, ticket, prompt)
         if ticket.session is not NO_SESSION:
             ticket.session.replica = state
-        counters = self._counters
+        attempts, counters = ticket.attempts, self._counters
         counters.sends += 1
-        counters.retries += ticket.attempts > 0
-        counters.fallbacks += fallback
+        if attempts:
+            counters.retries += 1
+        if fallback:
+            counters.fallbacks += 1
         out.append(
             ev.Send(
                 request_id=event.request_id,
                 replica=state.name,
                 nth=ticket.nth,
-                prompt_tokens=ticket.prompt_tokens,
+                prompt_tokens=prompt,
                 priority=assign.priority,
-                decode=offer.states[assign.decode].name if assign.decode >= 0 else "",
-                attempt=ticket.attempts + 1,
+                decode=offer.states[decode].name if decode >= 0 else "",
+                attempt=attempts + 1,
                 epoch=control.epoch,
                 policy=control.policy.hash,
                 fallback=fallback,
@@ -437,7 +448,11 @@ class Dispatcher:
     def _close(self, now: float, ticket: Ticket, tokens: int, *, natural: bool, finished: bool) -> None:
         del self._live[ticket.event.request_id]
         if tokens:
-            ticket.model.lengths.observe(ticket.event.klass, ticket.prompt_tokens, tokens, natural)
+            lengths = ticket.model.lengths
+            if self._kept.lengths:
+                lengths.observe(ticket.event.klass, ticket.prompt_tokens, tokens, natural)
+            else:
+                lengths.observe_mean(tokens, natural)
         if ticket.workflow:
             service = now - ticket.sent_at if finished else 0.0
             ticket.workflow.closed(ticket.seq, time_alone(ticket, tokens), service, finished)
@@ -447,7 +462,7 @@ class Dispatcher:
     def _model(self, name: str) -> ModelState:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = ModelState(name, len(self._models), self._settings)
+            model = self._models[name] = ModelState(name, len(self._models), self._settings, self._kept)
         return model
 
     def _hits(self, ticket: Ticket) -> dict[int, int]:

@@ -6,7 +6,7 @@ import math
 from typing import cast
 
 from autopoiesis.dispatch.chance import Chance
-from autopoiesis.dispatch.filling import LATENCY, Hits, replicas_filler, request_filler
+from autopoiesis.dispatch.filling import LATENCY, Hits, filler, request_filler
 from autopoiesis.dispatch.models import Offer
 from autopoiesis.dispatch.port import CompiledPolicy, PlacesDecode
 from autopoiesis.dispatch.ticket import Ticket
@@ -20,8 +20,7 @@ class Decider:
         "_chance",
         "_context",
         "_fill",
-        "_fill_replicas",
-        "_hits",
+        "_fill_request",
         "_request",
         "_seed",
         "_uses_chance",
@@ -30,24 +29,23 @@ class Decider:
         "predicts",
     )
 
-    def __init__(self, policy: CompiledPolicy, hits: Hits, seed: int) -> None:
+    def __init__(self, policy: CompiledPolicy, hits: Hits, seed: int, *, alone: bool = True) -> None:
         self.policy = policy
         self.places = "place_decode" in getattr(policy, "functions", ())
         """It chooses where computed prompts go on."""
-        self._hits = hits
         self._seed = seed
         self._chance = Chance()
         self._request = Request()
         self._context = DispatchContext()
         self._context.random = self._chance.uniform
-        self._fill = request_filler(policy.reads)
-        self._fill_replicas = replicas_filler(policy.reads)
+        self._fill_request = request_filler(policy.reads)
+        self._fill = filler(policy.reads, hits, alone=alone)
         self.predicts = bool(LATENCY & policy.reads.get("Replica", frozenset()))
         self._uses_chance = "random" in policy.reads.get("DispatchContext", ())
 
     def key(self, now: float, ticket: Ticket, offer: Offer) -> float:
         """The policy's priority. Raises ValueError where it is not a number."""
-        self._fill(self._request, self._context, ticket, offer, now)
+        self._fill_request(self._request, self._context, ticket, offer, now)
         if self._uses_chance:
             self._chance.seed(self._seed, 2 * ticket.seq)
         try:
@@ -61,20 +59,17 @@ class Decider:
     def route(self, now: float, ticket: Ticket, offer: Offer) -> RouteDecision:
         """The policy's decision."""
         self._fill(self._request, self._context, ticket, offer, now)
-        if self._fill_replicas is not None:
-            self._fill_replicas(ticket, offer, self._hits, now)
         if self._uses_chance:
             self._chance.seed(self._seed, 2 * ticket.seq + 1)
+        policy = self.policy
         try:
-            return self.policy.route(self._request, offer.views, self._context)
+            return policy.route(self._request, offer.views, self._context)
         finally:
-            ticket.fuel += self.policy.fuel_used
+            ticket.fuel += policy.fuel_used
 
     def place_decode(self, now: float, ticket: Ticket, offer: Offer) -> RouteDecision:
         """The policy's second choice; only where it `places`."""
         self._fill(self._request, self._context, ticket, offer, now)
-        if self._fill_replicas is not None:
-            self._fill_replicas(ticket, offer, self._hits, now)
         if self._uses_chance:
             self._chance.seed(~self._seed, 2 * ticket.seq + 1)
         try:

@@ -31,21 +31,22 @@ class Decaying:
 class FaultRate:
     """Share of recent requests that failed: a mean with exponential forgetting that also halves every 60 s."""
 
-    __slots__ = ("_at", "_rate")
+    __slots__ = ("_at", "rate")
 
     WEIGHT = 0.1
 
     def __init__(self) -> None:
-        self._rate = 0.0
+        self.rate = 0.0
+        """As it was when something was observed last; 0 before any failure, which ends that do not fail leave so."""
         self._at = 0.0
 
     def at(self, now: float) -> float:
-        return self._rate * 0.5 ** ((now - self._at) / HALF_LIFE_S) if self._rate else 0.0
+        return self.rate * 0.5 ** ((now - self._at) / HALF_LIFE_S) if self.rate else 0.0
 
     def observe(self, now: float, failed: bool) -> None:
-        if failed or self._rate:
+        if failed or self.rate:
             rate = self.at(now)
-            self._rate = rate + self.WEIGHT * (failed - rate)
+            self.rate = rate + self.WEIGHT * (failed - rate)
             self._at = now
 
 

@@ -104,7 +104,10 @@ class Wake(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 class Prefilled(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """A replica that only computes prompts is done with this one; its first token came before."""
+    """A replica that only computes prompts is done with this one.
+
+    Its first token came before (the simulator's replicas), or comes from the replica that decodes (vLLM's).
+    """
 
     request_id: str
 

@@ -8,6 +8,7 @@ arrival, `m` its model, `s` a replica's state, `l` its latency model, `c` the tr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -54,8 +55,14 @@ CONTEXT: Final[dict[str, str]] = {
 }
 """`random` is bound once, and seeded for each decision."""
 
-CORRECTED: Final = frozenset({"running", "waiting", "queued_prefill_tokens", "kv_used_tokens", "inflight"})
-"""Written by `ReplicaState.refresh` where something happened."""
+CORRECTED: Final[dict[str, str]] = {
+    "running": "running",
+    "waiting": "waiting",
+    "queued_prefill_tokens": "s.fresh_prefill + (s.queued if s.queued > 0 else 0)",
+    "kv_used_tokens": "s.fresh_kv + (s.held if s.held > 0 else 0)",
+    "inflight": "len(s.flights)",
+}
+"""Fields of replicas that change with what happens to them, written for those that something happened to."""
 
 CALLED: Final[dict[str, str]] = {
     "prefix_hit_tokens": "hit",
@@ -70,52 +77,68 @@ CALLED: Final[dict[str, str]] = {
 }
 """Fields of replicas that depend on the request or on the time."""
 
+SHORTHANDS: Final = {"a": "a = t.event", "m": "m = t.model", "c": "c = m.traffic"}
 HIT: Final = frozenset({"prefix_hit_tokens", "predicted_ttft"})
 LATENCY: Final = frozenset({"predicted_ttft", "predicted_tpot"})
 
-FillRequest = Callable[[Request, DispatchContext, Ticket, Offer, float], None]
-FillReplicas = Callable[[Ticket, Offer, "Hits", float], None]
+Fill = Callable[[Request, DispatchContext, Ticket, Offer, float], None]
 Hits = Callable[[Ticket], Mapping[int, int]]
+Reads = Mapping[str, frozenset[str]]
 
 
-def request_filler(reads: Mapping[str, frozenset[str]]) -> FillRequest:
+def request_filler(reads: Reads) -> Fill:
     """A function that fills the request and the context for one call."""
-    request = reads.get("Request", frozenset())
-    context = reads.get("DispatchContext", frozenset())
-    lines = ["a = t.event", "m = t.model", "c = m.traffic"]
-    lines += [f"r.{field} = {value}" for field, value in REQUEST.items() if field in request]
-    lines += [f"x.{field} = {value}" for field, value in CONTEXT.items() if field in context]
-    function: FillRequest = _function("r, x, t, offer, now", lines)
-    return function
+    return _function(_described(reads), {})
 
 
-def replicas_filler(reads: Mapping[str, frozenset[str]]) -> FillReplicas | None:
-    """A function that fills the views of an offer's replicas; none where no field needs it."""
+def filler(reads: Reads, hits: Hits, *, alone: bool = True) -> Fill:
+    """A function that fills the request, the context and the views of an offer's replicas for one call.
+
+    Not `alone`: another policy fills the same views, so that what happened to replicas is left for it to find.
+    """
     fields = reads.get("Replica", frozenset())
-    refreshed = bool(fields & CORRECTED)
-    called = {field: value for field, value in CALLED.items() if field in fields}
-    if not refreshed and not called:
-        return None
-    lines = ["a = t.event", "prompt = t.prompt_tokens"]
+    corrected = _rows(CORRECTED, fields)
+    if fields & {"running", "waiting"}:
+        corrected = ["running, waiting = s.batch()", *corrected]
+    called = _rows(CALLED, fields)
     if fields & HIT:
-        lines += ["found = hits(t)", "hit = 0"]
-    lines += ["for s in offer.states:"]
-    body = []
-    if refreshed:
-        body += ["if s.dirty: s.refresh()"]
-    if fields & HIT:
-        body += ["if found: hit = found.get(s.slot, 0)"]
+        called = ["if found: hit = found.get(s.slot, 0)", *called]
     if fields & LATENCY:
-        body += ["if s.dirty or s.stale: s.predict(now, offer.routers)", "l = s.latency"]
+        called = ["if s.stale: s.predict(now, offer.routers)", "l = s.latency", *called]
+    lines = _described(reads)
+    if corrected and alone:
+        lines += ["if m.reader is not reader: m.reader = reader; m.touched.update(dict.fromkeys(m.members))"]
+        lines += ["if m.touched:", *_each("m.touched", corrected), "    m.touched.clear()"]
+    elif corrected:
+        called = corrected + called
     if called:
-        body += ["v = s.view"]
-    body += [f"v.{field} = {value}" for field, value in called.items()]
-    function: FillReplicas = _function("t, offer, hits, now", lines + ["    " + line for line in body])
-    return function
+        lines += ["prompt = t.prompt_tokens"]
+        lines += ["found = hits(t)", "hit = 0"] if fields & HIT else []
+        lines += [line[4:] for line in _each("offer.states", called)]
+    return _function(lines, {"hits": hits, "reader": object()})
 
 
-def _function(parameters: str, lines: list[str]) -> Any:
-    source = f"def fill({parameters}):\n" + "".join(f"    {line}\n" for line in lines)
-    namespace: dict[str, Any] = {"math": math, "transfer_time": transfer_time}
+def _described(reads: Reads) -> list[str]:
+    request, context = (reads.get(view, frozenset()) for view in ("Request", "DispatchContext"))
+    lines = [f"r.{field} = {value}" for field, value in REQUEST.items() if field in request]
+    return lines + [f"x.{field} = {value}" for field, value in CONTEXT.items() if field in context]
+
+
+def _rows(table: Mapping[str, str], fields: frozenset[str]) -> list[str]:
+    return [f"v.{field} = {value}" for field, value in table.items() if field in fields]
+
+
+def _each(states: str, body: list[str]) -> list[str]:
+    return [f"    for s in {states}:", *(f"        {line}" for line in ["v = s.view", *body])]
+
+
+def _function(lines: list[str], names: dict[str, Any]) -> Fill:
+    named = set(re.findall(r"\b([amc])\.", "\n".join(lines)))
+    lines = [
+        line for name, line in SHORTHANDS.items() if name in named or (name == "m" and "c" in named)
+    ] + lines
+    source = "def fill(r, x, t, offer, now):\n" + "".join(f"    {line}\n" for line in lines or ["pass"])
+    namespace = {"math": math, "transfer_time": transfer_time, **names}
     exec(compile(source, "<views>", "exec"), namespace)  # noqa: S102 - the text comes from the tables above alone
-    return namespace["fill"]
+    function: Fill = namespace["fill"]
+    return function

@@ -120,7 +120,7 @@ class Fleet:
         model = self._model_of(beat.model)
         state = ReplicaState(beat.replica, slot, replica_id(beat.replica), model)
         self.replicas[beat.replica] = state
-        model.members.append(state)
+        model.enlist(state)
         return state
 
     def _void(self, state: ReplicaState) -> list[Ticket]:
@@ -132,10 +132,8 @@ class Fleet:
         """A new engine in the old one's place, perhaps of another model."""
         state.latency = Latency()
         if model != state.model.name:
-            state.model.members.remove(state)
-            state.model.changed()
-            state.model = self._model_of(model)
-            state.model.members.append(state)
+            state.model.dismiss(state)
+            self._model_of(model).enlist(state)
 
     def _describe(self, state: ReplicaState, beat: Heartbeat) -> None:
         """Fields that heartbeats alone decide."""
@@ -162,7 +160,7 @@ class Fleet:
         for state in list(self.replicas.values()):
             if now - state.beat_at >= after and not state.flights:
                 self._void(state)
-                state.model.members.remove(state)
+                state.model.dismiss(state)
                 del self.replicas[state.name]
                 self._former.pop(state.name, None)
                 self._free_slots.append(state.slot)

@@ -71,7 +71,7 @@ def move(now: float, ticket: Ticket, target: ReplicaState, routers: int) -> None
     assert source is not None
     source.ended(ticket)
     if ticket.raw_tpot:
-        if target.dirty or target.stale:
+        if target.stale:
             target.predict(now, routers)
         ticket.raw_tpot = target.latency.raw_tpot(ticket.prompt_tokens)
     ticket.uncached = 0

@@ -13,7 +13,8 @@ REPLICA_FAILURES: Final = frozenset({"unavailable", "overloaded", "internal"})
 
 
 def arrived(now: float, ticket: Ticket) -> None:
-    counts = ticket.model.traffic.at(now)
+    traffic = ticket.model.traffic
+    counts = traffic.current if now < traffic.until else traffic.at(now)
     counts.arrivals += 1
     counts.prompt_tokens += ticket.prompt_tokens
 
@@ -35,29 +36,45 @@ def first_token(at: float, ticket: Ticket) -> None:
         state.latency.ttft_correction.observe(ticket.raw_ttft, at - ticket.sent_at)
 
 
+def prefilled(now: float, ticket: Ticket) -> None:
+    """Its replica is done. Where the first token comes from the one that decodes, this is when the prompt was computed."""
+    state = ticket.replica
+    assert state is not None
+    if ticket.first_at is None:
+        state.first_token(ticket)
+        if ticket.raw_ttft:
+            state.latency.ttft_correction.observe(ticket.raw_ttft, now - ticket.sent_at)
+        ticket.raw_ttft = 0.0
+
+
 def ended(now: float, ticket: Ticket, event: Ended, tokens: int) -> None:
     """Its replica ended it after `tokens` tokens. To be called while the ticket still names the replica."""
-    state = ticket.replica
+    state, model = ticket.replica, ticket.model
     assert state is not None
     if ticket.first_at is None and event.first_token_s > 0:
         first_token(min(now, ticket.sent_at + event.first_token_s), ticket)
     code = event.code
-    if code is None and ticket.raw_tpot and tokens > 1 and ticket.first_at is not None:
+    if ticket.raw_tpot and code is None and tokens > 1 and ticket.first_at is not None:
         state.latency.tpot_correction.observe(ticket.raw_tpot, (now - ticket.first_at) / (tokens - 1))
-    state.faults.observe(now, code in REPLICA_FAILURES)
-    charge(now, ticket, tokens - ticket.charged)
+    if code is not None or state.faults.rate:
+        state.faults.observe(now, code in REPLICA_FAILURES)
+    if model.kept.service:
+        charge(now, ticket, tokens - ticket.charged)
     if event.prompt_tokens and ticket.event.prompt_bytes:
-        ticket.model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
+        model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
 
 
 def judged(now: float, ticket: Ticket, tokens: int, finished: bool) -> None:
     """An end of which the client heard: were the objectives met?"""
-    counts = ticket.model.traffic.at(now)
+    traffic = ticket.model.traffic
+    counts = traffic.current if now < traffic.until else traffic.at(now)
     counts.judged += 1
     if not finished:
         return
     counts.ends += 1
     counts.output_tokens += tokens
+    if not ticket.model.kept.attainment:
+        return
     event, first = ticket.event, ticket.first_at
     if (now if first is None else first) - ticket.arrival <= event.ttft_slo:
         pace = 0.0 if first is None or tokens < 2 else (now - first) / (tokens - 1)

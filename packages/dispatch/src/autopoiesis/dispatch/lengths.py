@@ -23,6 +23,14 @@ class Level:
         self.ends = 0.0
         self.mean = mean
 
+    def observe(self, tokens: int, natural: bool, prior: float) -> float:
+        """The mean with one more answer, where that of the level above is `prior`."""
+        most = OUTLIER * self.mean
+        self.tokens = total = self.tokens * KEEP + (tokens if tokens < most else most)
+        self.ends = ends = self.ends * KEEP + natural
+        self.mean = mean = (total + PRIOR_WEIGHT * prior) / (ends + PRIOR_WEIGHT)
+        return mean
+
 
 Path = tuple[Level, Level, Level]
 """From all requests to a class, and on to its prompts of one magnitude."""
@@ -48,10 +56,11 @@ class OutputLengths:
         """An answer ended; `natural` where nothing cut it short."""
         mean = self._prior
         for level in self._path(klass, prompt_tokens):
-            most = OUTLIER * level.mean
-            level.tokens = total = level.tokens * KEEP + (tokens if tokens < most else most)
-            level.ends = ends = level.ends * KEEP + natural
-            level.mean = mean = (total + PRIOR_WEIGHT * mean) / (ends + PRIOR_WEIGHT)
+            mean = level.observe(tokens, natural, mean)
+
+    def observe_mean(self, tokens: int, natural: bool) -> None:
+        """The same, where nobody asks for `expected`."""
+        self._all.observe(tokens, natural, self._prior)
 
     @property
     def mean(self) -> float:

@@ -6,6 +6,7 @@ import math
 
 from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.dispatch.estimators import PromptRatio
+from autopoiesis.dispatch.keeping import Kept
 from autopoiesis.dispatch.lengths import OutputLengths
 from autopoiesis.dispatch.queue import HeldQueue
 from autopoiesis.dispatch.replicas import ReplicaState
@@ -37,24 +38,32 @@ class ModelState:
     __slots__ = (
         "_offer",
         "_suspect_after",
+        "kept",
         "lengths",
         "members",
         "name",
         "number",
         "queue",
         "ratio",
+        "reader",
         "step_model",
+        "touched",
         "traffic",
     )
 
-    def __init__(self, name: str, number: int, settings: DispatchSettings) -> None:
+    def __init__(self, name: str, number: int, settings: DispatchSettings, kept: Kept) -> None:
         self.name = name
         self.number = number
+        self.kept = kept
         self.queue = HeldQueue()
         self.traffic = Traffic()
         self.lengths = OutputLengths(settings.prior_output_tokens)
         self.ratio = PromptRatio(settings.prior_tokens_per_byte)
         self.members: list[ReplicaState] = []
+        self.touched: dict[ReplicaState, None] = {}
+        """Replicas whose views do not show yet what happened to them."""
+        self.reader: object = None
+        """Who brings those views up to date, and only in the fields that its policy reads."""
         self.step_model: StepModel | None = None
         """Of the replica heard last."""
         self._suspect_after = settings.suspect_after_s
@@ -70,6 +79,16 @@ class ModelState:
         until = min((state.beat_at for state in states), default=-math.inf) + after
         self._offer = offer = Offer(states, until)
         return offer
+
+    def enlist(self, state: ReplicaState) -> None:
+        state.model = self
+        self.members.append(state)
+        self.touched[state] = None
+
+    def dismiss(self, state: ReplicaState) -> None:
+        self.members.remove(state)
+        self.touched.pop(state, None)
+        self.changed()
 
     def changed(self) -> None:
         """A replica joined, left, or changed its state."""

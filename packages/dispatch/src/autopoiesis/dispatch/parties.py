@@ -25,3 +25,5 @@ class Party:
 
 NO_SESSION = Party(0)
 """Stands for the session of requests that name none. Nothing is charged to it."""
+NO_TENANT = Party(0)
+"""Stands for every tenant where nothing reads whose a request is. Nothing is charged to it."""

@@ -26,22 +26,21 @@ class ReplicaState:
     __slots__ = (
         "_ended",
         "_fresh",
-        "_fresh_kv",
         "_fresh_live",
-        "_fresh_prefill",
-        "_held",
         "_prefill_sent",
-        "_queued",
         "beat",
         "beat_at",
-        "dirty",
         "faults",
         "flights",
+        "fresh_kv",
+        "fresh_prefill",
+        "held",
         "latency",
         "model",
         "name",
         "notice_at",
         "nth",
+        "queued",
         "ready",
         "slot",
         "stale",
@@ -62,9 +61,8 @@ class ReplicaState:
         self.flights: dict[str, Ticket] = {}
         self.latency = Latency()
         self.faults = FaultRate()
-        self.dirty = True
-        """The corrected fields are to be computed anew; `stale`: so are the predictions."""
         self.stale = True
+        """Predictions are to be computed anew."""
         self._prefill_sent = Decaying(PREFILL_RATE_HALF_LIFE_S)
         self._fresh: deque[tuple[int, Ticket]] = deque()  # with their `nth`; ended ones stay in
         self._clear()
@@ -72,17 +70,24 @@ class ReplicaState:
 
     def _clear(self) -> None:
         self._fresh_live = 0
-        self._fresh_prefill = 0  # prompt tokens of fresh sends without a first token
-        self._fresh_kv = 0  # prompt tokens of fresh sends
+        self.fresh_prefill = 0
+        """Prompt tokens of fresh sends without a first token."""
+        self.fresh_kv = 0
+        """Prompt tokens of fresh sends."""
 
     def _settle(self) -> None:
         """Start from the heartbeat's figures."""
         beat = self.beat
         self._ended = 0  # included sends that ended since
-        self._queued = (
-            beat.queued_prefill_tokens if beat else 0
-        )  # less included sends' that got a first token since
-        self._held = beat.kv_used_tokens if beat else 0  # with what came since, without what ended since
+        self.queued = beat.queued_prefill_tokens if beat else 0
+        """Less those of included sends that got a first token since; below 0 where these were not queued."""
+        self.held = beat.kv_used_tokens if beat else 0
+        """With what came since, without what ended since; below 0 where estimates were too large."""
+
+    def _touch(self) -> None:
+        """The corrected fields and the predictions are to be computed anew. Written out where a request passes."""
+        self.stale = True
+        self.model.touched[self] = None
 
     @property
     def leaving(self) -> bool:
@@ -97,7 +102,7 @@ class ReplicaState:
         self._clear()
         self._settle()
         self.ready = False
-        self.dirty = True
+        self._touch()
         return orphans
 
     def heard(self, now: float, beat: Heartbeat, acked: int) -> None:
@@ -113,16 +118,16 @@ class ReplicaState:
             if ticket.replica is self and ticket.nth == nth:
                 self._unfreshen(ticket)
                 ticket.included = True
-        self.dirty = True
+        self._touch()
 
     def _unfreshen(self, ticket: Ticket) -> None:
         self._fresh_live -= 1
-        self._fresh_kv -= ticket.uncached
+        self.fresh_kv -= ticket.uncached
         if ticket.first_at is None:
-            self._fresh_prefill -= ticket.uncached
+            self.fresh_prefill -= ticket.uncached
 
     def sent(self, now: float, ticket: Ticket) -> None:
-        uncached = ticket.uncached
+        uncached, model = ticket.uncached, self.model
         self.nth = ticket.nth = nth = self.nth + 1
         ticket.replica = self
         ticket.sent_at = now
@@ -130,46 +135,51 @@ class ReplicaState:
         self.flights[ticket.event.request_id] = ticket
         self._fresh.append((nth, ticket))
         self._fresh_live += 1
-        self._fresh_prefill += uncached
-        self._fresh_kv += uncached
-        self._prefill_sent.add(now, uncached)
-        self.dirty = True
+        self.fresh_prefill += uncached
+        self.fresh_kv += uncached
+        if model.kept.paces:
+            self._prefill_sent.add(now, uncached)
+        self.stale = True
+        model.touched[self] = None
 
     def first_token(self, ticket: Ticket) -> None:
         """To be called before `ticket.first_at` is set."""
         if ticket.included:
             self._computed(ticket.uncached)
         else:
-            self._fresh_prefill -= ticket.uncached
-        self.dirty = True
+            self.fresh_prefill -= ticket.uncached
+        self.stale = True
+        self.model.touched[self] = None
 
     def _computed(self, tokens: int) -> None:
         """Prompt tokens that the heartbeat had as queued are held now; what it had not as queued it had as held."""
-        queued = self._queued
+        queued = self.queued
         if queued > 0:
-            self._held += tokens if tokens < queued else queued
-        self._queued = queued - tokens
+            self.held += tokens if tokens < queued else queued
+        self.queued = queued - tokens
 
     def generated(self, tokens: int) -> None:
-        self._held += tokens
-        self.dirty = True
+        self.held += tokens
+        self.stale = True
+        self.model.touched[self] = None
 
     def ended(self, ticket: Ticket) -> None:
         del self.flights[ticket.event.request_id]
         if ticket.included:
             self._ended += 1
-            self._held -= ticket.prompt_tokens + ticket.tokens
+            self.held -= ticket.prompt_tokens + ticket.tokens
             if ticket.first_at is None:
                 self._computed(ticket.uncached)
         else:
             self._unfreshen(ticket)
-            self._held -= ticket.tokens
+            self.held -= ticket.tokens
         ticket.replica = None
-        self.dirty = True
+        self.stale = True
+        self.model.touched[self] = None
 
-    def refresh(self) -> None:
-        """Bring the corrected fields of the view up to what is known now."""
-        view, beat, ended = self.view, self.beat, self._ended
+    def batch(self) -> tuple[int, int]:
+        """Requests that run and that wait in its engine, as far as is known now."""
+        beat, ended = self.beat, self._ended
         assert beat is not None
         running = beat.running - ended if beat.running > ended else 0
         waiting = beat.waiting + self._fresh_live
@@ -181,27 +191,20 @@ class ReplicaState:
             admitted = waiting if waiting < room else room if room > 0 else 0
             running += admitted
             waiting -= admitted
-        queued, held = self._queued, self._held
-        view.running = running
-        view.waiting = waiting
-        view.queued_prefill_tokens = self._fresh_prefill + (queued if queued > 0 else 0)
-        view.kv_used_tokens = self._fresh_kv + (held if held > 0 else 0)
-        view.inflight = len(self.flights)
-        self.dirty = False
-        self.stale = True
+        return running, waiting
 
     def predict(self, now: float, routers: int) -> None:
-        """Bring the predictions up to the corrected fields."""
-        if self.dirty:
-            self.refresh()
-        beat, view = self.beat, self.view
+        """Bring the predictions up to what is known now."""
+        beat = self.beat
         assert beat is not None
+        running, waiting = self.batch()
+        queued, held = self.queued, self.held
         self.latency.update(
             beat.step_model or UNKNOWN,
-            view.running,
-            view.waiting,
-            view.queued_prefill_tokens,
-            view.kv_used_tokens - self._fresh_prefill,
+            running,
+            waiting,
+            self.fresh_prefill + (queued if queued > 0 else 0),
+            self.fresh_kv + (held if held > 0 else 0) - self.fresh_prefill,
             beat.kv_capacity_tokens,
             beat.max_running,
             self.model.lengths.mean,

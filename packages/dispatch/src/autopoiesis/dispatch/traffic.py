@@ -38,23 +38,24 @@ class Counts:
 class Traffic:
     """Counts of one model: the second that runs now, and sums over the full ones before it."""
 
-    __slots__ = ("_current", "_full", "_long", "_ring", "_short", "_tick", "_until")
+    __slots__ = ("_full", "_long", "_ring", "_short", "_tick", "current", "until")
 
     def __init__(self) -> None:
         self._ring = [Counts() for _ in range(LONG_S + 1)]
         self._short = Counts()
         self._long = Counts()
         self._tick: int | None = None
-        self._until = -math.inf
-        self._current = self._ring[0]
+        self.until = -math.inf
+        """`current` holds the counts to add to before then; ask `at` from then on."""
+        self.current = self._ring[0]
         self._full = 0
 
     def at(self, now: float) -> Counts:
         """The counts to add to."""
-        if now < self._until:
-            return self._current
+        if now < self.until:
+            return self.current
         self._advance(math.floor(now))
-        return self._current
+        return self.current
 
     def _advance(self, tick: int) -> None:
         ring = self._ring
@@ -67,17 +68,17 @@ class Traffic:
             self._full = LONG_S
             self._tick = tick
         while self._tick < tick:
-            self._short.add(self._current)
-            self._long.add(self._current)
+            self._short.add(self.current)
+            self._long.add(self.current)
             self._tick += 1
             self._full = min(self._full + 1, LONG_S)
             self._short.add(ring[(self._tick - 1 - SHORT_S) % size], -1)
             leaving = ring[self._tick % size]
             self._long.add(leaving, -1)
             leaving.clear()
-            self._current = leaving
-        self._current = ring[tick % size]
-        self._until = tick + 1.0
+            self.current = leaving
+        self.current = ring[tick % size]
+        self.until = tick + 1.0
 
     def arrival_rate(self, now: float) -> float:
         """Requests per s over the last 10 s."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.dispatch import CompiledPolicy, Dispatcher
 from autopoiesis.dispatch import events as ev
 from autopoiesis.simulator.engine import Job, Model, TooLongError
@@ -53,10 +52,6 @@ _REFUSED = {
 }
 
 
-def _no_activations(activation: Activation) -> CompiledPolicy:
-    raise RuntimeError("a simulated router is given no activation")
-
-
 class World:
     """Runs once. Deterministic: same arguments, same outcome."""
 
@@ -85,7 +80,7 @@ class World:
         self._latency_s = settings.latency_s
         self._names = [f"router-{n}" for n in range(settings.routers)]
         self._routers = [
-            Dispatcher(settings.dispatch, router=name, policy=policy, seed=seed, compile=_no_activations)
+            Dispatcher(settings.dispatch, router=name, policy=policy, seed=seed, compile=None)
             for name, policy in zip(self._names, policies, strict=True)
         ]
         self._wakes = [math.inf] * settings.routers
