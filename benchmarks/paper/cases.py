@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import agentic
+
 from autopoiesis.policy import library
 from autopoiesis.simulator.intervals import Assumptions, CostModel, PlanTrace, paper
 from autopoiesis.simulator.intervals.bound import Bound, lower_bound
@@ -61,6 +63,8 @@ class Case:
     evolved: Printed
     evolved_per_call_s: float = 0.0
     assumptions: Assumptions = SHARDED
+    rules: Sequence[str] = ()
+    """What a proposer has to know beyond the interface."""
 
     @property
     def folder(self) -> Path:
@@ -69,8 +73,16 @@ class Case:
 
 
 def load(data: Path) -> dict[str, Case]:
-    """Every comparison by its key, `table2/volatile` and so on. Raises OSError where the figures are not there."""
-    return cases(paper.read(data / "traces.json"), json.loads((data / "figure7.json").read_text()))
+    """Every comparison by its key, `table2/volatile` and so on; Table 4 only where its traces are, in `traces` beside `data`'s folder.
+
+    Raises OSError where the figures are not there.
+    """
+    found = cases(paper.read(data / "traces.json"), json.loads((data / "figure7.json").read_text()))
+    try:
+        slices = agentic.traces(data.parents[1] / "traces")
+    except OSError:
+        return found
+    return found | {case.key: case for case in _table4(slices)}
 
 
 def cases(figures: Mapping[str, Any], bars: Mapping[str, Any]) -> dict[str, Case]:
@@ -122,6 +134,23 @@ def _elastic_row(stale: float, moved: float, rate: float) -> Printed:
     return Printed(5, stale, moved, None, rate)
 
 
+def _table4(slices: Sequence[PlanTrace]) -> list[Case]:
+    rows = (
+        ((0.1, 10.4), (6.9, 25.0), (1.3, 5.6)),
+        ((0.1, 18.0), (2.2, 10.3), (0.4, 6.7)),
+    )
+    found = []
+    for trace, row in zip(slices, rows, strict=True):
+        greedy, milp, own = (Printed(stale_s=s, serve_s=t, total_s=s + t) for s, t in row)
+        calls = len(trace.steps)
+        rivals = (
+            Rival("greedy", source_of("agentic_greedy"), greedy, per_call_s=row[0][0] / calls),
+            Rival("MILP", source_of("agentic_milp"), milp, per_call_s=row[1][0] / calls),
+        )
+        found.append(Case(trace.name, trace, rivals, own, row[2][0] / calls, rules=agentic.RULES))
+    return found
+
+
 def _figure7(figures: Mapping[str, Any], bars: Mapping[str, Any]) -> list[Case]:
     makers: dict[str, tuple[Callable[..., PlanTrace], str]] = {
         "DistServe": (paper.homogeneous, "distserve"),
@@ -167,7 +196,11 @@ def source_of(name: str) -> str:
 
 
 def seeds(case: Case) -> dict[str, str]:
-    """What a synthesis on this case begins with, and who else is compared: every hand-written plan policy, by name."""
+    """What a synthesis on this case begins with: every hand-written plan policy by name, of calls the paper's two."""
+    if case.trace.rounds:
+        return {"agentic_milp_cached": source_of("agentic_milp_cached")} | {
+            r.label: r.source for r in case.rivals
+        }
     shipped = (name for name in library.names("plan", every=True) if name != "plan_keep")
     named = {
         **{name: library.source(name) for name in shipped},
@@ -177,8 +210,14 @@ def seeds(case: Case) -> dict[str, str]:
     return named | {rival.label: rival.source for rival in case.rivals if rival.source not in known}
 
 
+def measured_rivals(case: Case) -> dict[str, str]:
+    """Who is compared under measured time, by name: the seeds, and for calls a stronger one of ours that no search has seen."""
+    ours = {"agentic_milp_cached": source_of("agentic_milp_cached")} if case.trace.rounds else {}
+    return seeds(case) | ours
+
+
 def bound_of(case: Case) -> Bound | None:
-    """The lower bound on the total time; None where four GPU types make too many states."""
-    if len(case.trace.pools) > BOUNDED_TYPES:
+    """The lower bound on the total time; None where four GPU types make too many states, and for calls."""
+    if case.trace.rounds or len(case.trace.pools) > BOUNDED_TYPES:
         return None
     return lower_bound(case.trace, CostModel(case.assumptions))

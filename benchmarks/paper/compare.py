@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cases import EVOLVED, SHARDED, UNSHARDED, Case, Rival, bound_of, seeds
+from cases import EVOLVED, SHARDED, UNSHARDED, Case, Rival, bound_of, measured_rivals
 from measure import Bench
 
 from autopoiesis.simulator.intervals.bound import Bound
@@ -79,7 +79,7 @@ def compare(case: Case, bench: Bench, *, with_bound: bool = True, paper_only: bo
             outcome = _with_windows(outcome, rival)
         if outcome is not None:
             found.charged[rival.label] = outcome
-    for name, source in ({} if paper_only else seeds(case)).items():
+    for name, source in ({} if paper_only else measured_rivals(case)).items():
         if (outcome := _tried(found, name, source, bench)) is not None:
             found.measured[name] = outcome
     if found.evolved is not None:

@@ -58,6 +58,12 @@ class Toolkit(Protocol):
     def latency(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
         """Seconds in which one replica serves `batch` concurrent requests of the demand's lengths, inf if it cannot (Eq. 2-8)."""
 
+    def prefill_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        """The part of `latency` until the first token: seconds in which a replica reads `batch` prompts, inf if it cannot."""
+
+    def decode_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        """The part of `latency` after that: seconds in which a replica writes `batch` answers together, inf if it cannot."""
+
     def serve_time(self, model: ModelDemand, plan: Sequence[Replicas]) -> float:
         """Seconds until `plan` has served this model's demand, inf if it cannot.
 

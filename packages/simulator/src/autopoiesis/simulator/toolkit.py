@@ -32,6 +32,12 @@ class Estimator(Protocol):
     def latency(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
         """Lambda(z, g, t, b) at the demand's lengths, inf where it does not fit."""
 
+    def prefill_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        """Of `latency`, prompts; without waves where memory is short."""
+
+    def decode_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        """Of `latency`, answers; without waves where memory is short."""
+
     def serve_time(self, model: ModelDemand, gpus: Sequence[GpuPool], plan: Sequence[Replicas]) -> float:
         """L_z of the entries of `plan` that are of this model (others are ignored); inf without any. See `Toolkit.serve_time`."""
 
@@ -67,6 +73,14 @@ class CostToolkit:
     def latency(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
         _check(model, gpu, tp=tp, batch=batch)
         return self._estimator.latency(model, gpu, tp, batch)
+
+    def prefill_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        _check(model, gpu, tp=tp, batch=batch)
+        return self._estimator.prefill_time(model, gpu, tp, batch)
+
+    def decode_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        _check(model, gpu, tp=tp, batch=batch)
+        return self._estimator.decode_time(model, gpu, tp, batch)
 
     def serve_time(self, model: ModelDemand, plan: Sequence[Replicas]) -> float:
         _check(model)

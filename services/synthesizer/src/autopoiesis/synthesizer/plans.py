@@ -80,14 +80,15 @@ class PlanScorer:
         runs: PlanRuns,
         *,
         least_s: float = 0.0,
+        extra_s: float = 0.0,
         accounting: Accounting = "additive",
         optima: Sequence[float] = (),
     ) -> None:
-        """`least_s` is charged for a call of `schedule` where it took less, in seconds.
+        """`least_s` is charged for a call of `schedule` where it took less, `extra_s` on top of what it took, in seconds.
 
         `optima`, step by step the least serving time that any plan can reach, are told to proposers where they are known.
         """
-        self._runs, self._least_s, self._accounting = runs, least_s, accounting
+        self._runs, self._least_s, self._extra_s, self._accounting = runs, least_s, extra_s, accounting
         self._optima = optima
         self._cost = CostModel(runs.assumptions)
 
@@ -134,7 +135,9 @@ class PlanScorer:
         return f"calls{calls}/moved{moved}/{features(policy.source).complexity}"
 
     def _charge(self, decision: Decision) -> float:
-        return max(decision.scheduling_s, self._least_s if decision.rescheduled else 0.0)
+        if not decision.rescheduled:
+            return decision.scheduling_s
+        return max(decision.scheduling_s + self._extra_s, self._least_s)
 
 
 def table(outcome: Outcome, optima: Sequence[float] = ()) -> str:

@@ -66,6 +66,18 @@ class CostModel:
             known = self._latencies[key] = self._latency(model, gpu, tp, batch)
         return known
 
+    def prefill_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        """The first term of Eq. 5 for `batch` prompts; inf where the weights do not fit."""
+        if not self.fits(model, gpu, tp):
+            return math.inf
+        return self.replica(model, gpu, tp).prefill(batch, model.prompt_tokens)
+
+    def decode_time(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
+        """The second term of Eq. 5 for `batch` answers; inf where the weights do not fit."""
+        if not self.fits(model, gpu, tp):
+            return math.inf
+        return self.replica(model, gpu, tp).decode(batch, model.prompt_tokens, model.output_tokens)
+
     def serve_time(self, model: ModelDemand, gpus: Sequence[GpuPool], plan: Sequence[Replicas]) -> float:
         """L_z: the slowest group of the entries of this model; inf without any, 0 without demand.
 
@@ -111,10 +123,20 @@ class CostModel:
             for side in (before, after)
         )
 
+    def replica(self, model: ModelDemand, gpu: GpuPool, tp: int) -> Replica:
+        """Step by step latencies on `tp` GPUs of a type."""
+        key = (model.name, model.weight_bytes, gpu.type, gpu.bandwidth, tp)
+        known = self._replicas.get(key)
+        if known is None:
+            device = Device(gpu.peak_flops, gpu.bandwidth, gpu.link_bandwidth, gpu.network_bandwidth, gpu.per_node)  # fmt: skip
+            known = Replica(shape_of(model), device, tp, shard_attention=self.assumptions.shard_attention)
+            self._replicas[key] = known
+        return known
+
     def _latency(self, model: ModelDemand, gpu: GpuPool, tp: int, batch: int) -> float:
         if batch < 1 or not self.fits(model, gpu, tp):
             return math.inf
-        replica = self._replica(model, gpu, tp)
+        replica = self.replica(model, gpu, tp)
         if not self.assumptions.check_kv:
             return replica.latency(batch, model.prompt_tokens, model.output_tokens)
         most = self._most(model, gpu, tp)
@@ -141,16 +163,14 @@ class CostModel:
         if not prefill or not decode:
             return math.inf
         sides: list[float] = []
-        for entries, phase in ((prefill, "prefill"), (decode, "decode")):
+        for entries, took in ((prefill, self.prefill_time), (decode, self.decode_time)):
             slowest = 0.0
             for entry, batch in zip(entries, batches(model.concurrency, entries), strict=True):
-                if entry.gpu not in pools or not self.fits(model, pools[entry.gpu], entry.tp):
+                if entry.gpu not in pools:
                     return math.inf
-                replica = self._replica(model, pools[entry.gpu], entry.tp)
-                took = replica.prefill(batch, model.prompt_tokens) if phase == "prefill" else replica.decode(batch, model.prompt_tokens, model.output_tokens)  # fmt: skip
-                slowest = max(slowest, took)
+                slowest = max(slowest, took(model, pools[entry.gpu], entry.tp, batch))
             sides.append(slowest)
-        first = min(self._replica(model, pools[e.gpu], e.tp).prefill(1, model.prompt_tokens) for e in prefill)
+        first = min(self.prefill_time(model, pools[e.gpu], e.tp, 1) for e in prefill)
         return max(sides) + first
 
     def _most(self, model: ModelDemand, gpu: GpuPool, tp: int) -> int:
@@ -159,15 +179,6 @@ class CostModel:
         free = self.assumptions.memory_share * gpu.memory_bytes - model.weight_bytes / tp
         context = max(1, model.prompt_tokens + model.output_tokens)
         return int(free * split / (shape_of(model).kv_bytes_per_token * context))
-
-    def _replica(self, model: ModelDemand, gpu: GpuPool, tp: int) -> Replica:
-        key = (model.name, model.weight_bytes, gpu.type, gpu.bandwidth, tp)
-        known = self._replicas.get(key)
-        if known is None:
-            device = Device(gpu.peak_flops, gpu.bandwidth, gpu.link_bandwidth, gpu.network_bandwidth, gpu.per_node)  # fmt: skip
-            known = Replica(shape_of(model), device, tp, shard_attention=self.assumptions.shard_attention)
-            self._replicas[key] = known
-        return known
 
 
 def shape_of(model: ModelDemand) -> Shape:

@@ -63,6 +63,8 @@ class PlanTrace:
     models: tuple[ModelShape, ...]
     pools: tuple[Pool, ...]
     steps: tuple[Step, ...]
+    rounds: bool = False
+    """Agentic: models are workflows, pools instances named "prefill…" or "decode…", loads single calls (see `agentic`)."""
 
     def __post_init__(self) -> None:
         if not self.steps:

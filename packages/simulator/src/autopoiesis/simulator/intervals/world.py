@@ -17,9 +17,10 @@ import msgspec
 
 from autopoiesis.policy.api import ModelDemand, PlanContext, Replicas
 from autopoiesis.policy.language import CompiledPolicy, PolicyError
+from autopoiesis.simulator.intervals.agentic import Round
 from autopoiesis.simulator.intervals.cost import CostModel, deployment, gpus_used
 from autopoiesis.simulator.intervals.traces import PlanTrace
-from autopoiesis.simulator.toolkit import CostToolkit
+from autopoiesis.simulator.toolkit import CostToolkit, Estimator
 
 MONITORING_S: Final = 5.0
 """Between two steps, on the clock that policies see."""
@@ -106,8 +107,9 @@ def decide(policy: CompiledPolicy, trace: PlanTrace, cost: CostModel, *, seed: i
     """What `policy` does on `trace`, step by step. Raises PlanRejectedError."""
     state, decisions = _State(), []
     for number in range(len(trace.steps)):
-        ctx = _context(trace, cost, number, state, seed)
-        decisions.append(_step(policy, ctx, cost, state))
+        estimator = estimator_of(trace, number, state.plan, cost)
+        ctx = _context(trace, estimator, number, state, seed)
+        decisions.append(_step(policy, ctx, estimator, state))
         state.plan = decisions[-1].plan
         if decisions[-1].rescheduled:
             state.last = _bare(ctx)
@@ -132,19 +134,25 @@ def account(
         raise PlanRejectedError(f"{len(decisions)} decisions for {len(trace.steps)} steps")
     intervals, old = [], None
     for number, decision in enumerate(decisions):
-        problem = problem_of(decision.plan, trace.demands(number), trace, number, cost)
+        estimator = estimator_of(trace, number, old, cost)
+        problem = problem_of(decision.plan, trace.demands(number), trace, number, estimator)
         if problem:
             raise PlanRejectedError(f"step {number}: {problem}")
         if not decision.rescheduled and decision.plan != old:
             raise PlanRejectedError(f"step {number}: the plan changed without a reschedule")
         stale = decision.scheduling_s if charge is None else charge(decision)
-        intervals.append(_interval(trace, number, old, decision, stale, cost, accounting))
+        intervals.append(_interval(trace, number, old, decision, stale, estimator, accounting))
         old = decision.plan
     return Outcome(trace.tokens, tuple(intervals))
 
 
+def estimator_of(trace: PlanTrace, number: int, old: Sequence[Replicas] | None, cost: CostModel) -> Estimator:
+    """What prices plans at a step: `cost`, but for rounds of calls, where it matters what was in force before."""
+    return Round(trace, number, old, cost) if trace.rounds else cost
+
+
 def problem_of(
-    plan: Sequence[Replicas], models: Sequence[ModelDemand], trace: PlanTrace, number: int, cost: CostModel
+    plan: Sequence[Replicas], models: Sequence[ModelDemand], trace: PlanTrace, number: int, cost: Estimator
 ) -> str:
     """Why a plan cannot serve a step, empty if it can."""
     counts = trace.steps[number].gpus
@@ -158,7 +166,7 @@ def problem_of(
     return ""
 
 
-def _step(policy: CompiledPolicy, ctx: PlanContext, cost: CostModel, state: _State) -> Decision:
+def _step(policy: CompiledPolicy, ctx: PlanContext, cost: Estimator, state: _State) -> Decision:
     began = time.process_time()
     forced = ctx.plan is None or not _goes_on(ctx, cost)
     try:
@@ -173,7 +181,7 @@ def _step(policy: CompiledPolicy, ctx: PlanContext, cost: CostModel, state: _Sta
     return Decision(True, plan, took, fuel + policy.fuel_used, forced)
 
 
-def _goes_on(ctx: PlanContext, cost: CostModel) -> bool:
+def _goes_on(ctx: PlanContext, cost: Estimator) -> bool:
     """Whether the deployed plan still fits the cluster and serves every model."""
     plan, counts = ctx.plan or (), {pool.type: pool.count for pool in ctx.gpus}
     if any(used > counts.get(gpu, 0) for gpu, used in gpus_used(plan).items()):
@@ -181,7 +189,7 @@ def _goes_on(ctx: PlanContext, cost: CostModel) -> bool:
     return all(math.isfinite(cost.serve_time(model, ctx.gpus, plan)) for model in ctx.models)
 
 
-def _context(trace: PlanTrace, cost: CostModel, number: int, state: _State, seed: int) -> PlanContext:
+def _context(trace: PlanTrace, cost: Estimator, number: int, state: _State, seed: int) -> PlanContext:
     ctx = PlanContext()
     ctx.step, ctx.now = number, number * MONITORING_S
     ctx.models, ctx.gpus = trace.demands(number), trace.gpus(number)
@@ -203,7 +211,7 @@ def _interval(
     old: tuple[Replicas, ...] | None,
     decision: Decision,
     stale: float,
-    cost: CostModel,
+    cost: Estimator,
     accounting: Accounting,
 ) -> Interval:
     models, gpus = trace.demands(number), trace.gpus(number)
