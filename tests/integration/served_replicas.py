@@ -1,7 +1,7 @@
 """Replicas of real engines and a router, in this process."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import httpx
 import openai
 from router_harness import running_router
 
+from autopoiesis.contracts.messages.fleet import Role
 from autopoiesis.runtime.bus import Bus, Responders
 from autopoiesis.worker.engines.base import Engine
 from autopoiesis.worker.layout import ReplicaSpec
@@ -24,19 +25,23 @@ WaitFor = Callable[..., Awaitable[None]]
 
 
 @asynccontextmanager
-async def replicas(nats_url: str, **engines: Engine) -> AsyncIterator[None]:
-    """Replicas by name, all of one worker."""
+async def replicas(
+    nats_url: str, roles: Mapping[str, Role] | None = None, **engines: Engine
+) -> AsyncIterator[dict[str, ServedReplica]]:
+    """Replicas by name, all of one worker; those without a role do everything."""
+    served = {}
     async with AsyncExitStack() as stack:
         bus = await Bus.connect(nats_url, name="worker", inbox_prefix="_INBOX.worker")
         stack.push_async_callback(bus.close)
         responders = await Responders.start(bus, secrets.token_hex(4), coalesce=0.0, keepalive=5.0)
         stack.push_async_callback(responders.close)
         for name, engine in engines.items():
-            spec = ReplicaSpec(name=name, model=engine.model, gpu="H100")
-            replica = ServedReplica(bus, responders, spec, Place(node="n"), engine)
+            role = (roles or {}).get(name, "mixed")
+            spec = ReplicaSpec(name=name, model=engine.model, gpu="H100", role=role)
+            replica = served[name] = ServedReplica(bus, responders, spec, Place(node="n"), engine)
             await replica.start()
             stack.push_async_callback(replica.stop)
-        yield
+        yield served
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.fleet import Heartbeat, Role
 
 _FORGET_S = 120.0
 
@@ -55,6 +55,10 @@ class Fleet:
         for replica in [name for name, heard in self._heard.items() if now - heard > _FORGET_S]:
             del self._beats[replica], self._heard[replica]
             self._former.pop(replica, None)
+
+    def role(self, replica: str) -> Role:
+        beat = self._beats.get(replica)
+        return beat.role if beat else "mixed"
 
     def gpu(self, replica: str) -> str:
         beat = self._beats.get(replica)

@@ -10,7 +10,7 @@ from opentelemetry.trace import Span
 
 from autopoiesis.contracts.messages.infer import Chunk, Finished
 from autopoiesis.contracts.messages.telemetry import Outcome
-from autopoiesis.dispatch.events import Send
+from autopoiesis.dispatch.events import HandOver, Send
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.identity import Identity
 from autopoiesis.router.intake import Intake
@@ -53,6 +53,7 @@ class Flight:
         "holds",
         "identity",
         "intake",
+        "kv_transfer",
         "last_item",
         "last_token",
         "max_tokens",
@@ -60,6 +61,8 @@ class Flight:
         "outcome",
         "output_tokens",
         "policy",
+        "prefill_only",
+        "priority",
         "prompt_tokens",
         "reader",
         "refusal",
@@ -94,9 +97,7 @@ class Flight:
         self.body = body
         self.max_tokens = max_tokens
         self.block_hashes = block_hashes
-        self.arrival = 0.0
-        self.arrival_unix = 0.0
-        self.deadline = 0.0
+        self.arrival = self.arrival_unix = self.deadline = 0.0
         self.ticket = request_id
         """Its name at the dispatcher; each time it goes on elsewhere it is a new arrival there."""
         self.wire = ""
@@ -112,12 +113,15 @@ class Flight:
         """It knows of the first token at this replica."""
         self.prompt_tokens = 0
         self.replica = ""
-        self.attempts = 0
-        self.holds = 0
-        self.fuel = 0
-        self.epoch = 0
+        self.attempts = self.holds = self.fuel = self.epoch = 0
         self.policy = ""
         self.fallback = False
+        self.priority = 0
+        """In the engine's queue."""
+        self.prefill_only = False
+        """Its replica only computes the prompt; another makes the answer."""
+        self.kv_transfer: msgspec.Raw | None = None
+        """Where the computed prompt is, for the replica that makes the answer."""
         self.finished: Finished | None = None
         self.outcome: Outcome | None = None
         self.error = ""
@@ -143,6 +147,16 @@ class Flight:
         """Whether the answer has not ended."""
         return self.outcome is None
 
+    @property
+    def splits(self) -> bool:
+        """Whether one replica can compute its prompt and another go on."""
+        intake = self.intake
+        return (
+            intake.endpoint != "passthrough"
+            and intake.n == intake.prompts == 1
+            and self.max_tokens > len(self.token_ids) + 1
+        )
+
     def decided(self, send: Send, now: float) -> None:
         """Remember where it was sent and why."""
         self.sent = now
@@ -155,6 +169,18 @@ class Flight:
         self.epoch = send.epoch
         self.policy = send.policy
         self.fallback = send.fallback
+        self.priority = send.priority
+        self.kv_transfer = None
+
+    def handed_over(self, order: HandOver) -> None:
+        """Its prompt is computed; `order.replica` goes on under another name."""
+        self.wire += "-decode"
+        self.replica = order.replica
+        self.fallback = order.fallback
+        self.fuel = order.fuel
+        self.prefill_only = False
+        if order.replica == order.source:  # nobody else is there; it has the cache itself
+            self.kv_transfer = None
 
     def remember(self, chunk: Chunk) -> None:
         """Keep what the client gets by token ids, as long as they say all of it."""

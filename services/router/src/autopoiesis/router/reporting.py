@@ -42,8 +42,8 @@ class Reporting:
     def decided(self, seconds: float) -> None:
         self._metrics.decided(seconds)
 
-    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
-        return self._tracing.sent(flight, send)
+    def sent(self, flight: Flight) -> dict[str, str]:
+        return self._tracing.sent(flight)
 
     def resumed(self, flight: Flight, reason: str) -> None:
         self._tracing.resumed(flight, reason)

@@ -39,7 +39,7 @@ class Listener(Protocol):
 
     def decided(self, seconds: float) -> None: ...
 
-    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
+    def sent(self, flight: Flight) -> dict[str, str]:
         """Returns headers to send along (trace context)."""
 
     def resumed(self, flight: Flight, reason: str) -> None:
@@ -105,6 +105,7 @@ class Serving:
             ev.Lost: self._lost,
             ev.Fault: lambda fault, now: listener.fault(fault),
             ev.Swapped: self._swapped,
+            ev.HandOver: self._hand_over,
         }
 
     @property
@@ -279,26 +280,38 @@ class Serving:
     def _send(self, send: ev.Send, now: float) -> None:
         flight = self._flights[send.request_id]
         flight.decided(send, now)
-        self._wires[flight.wire] = flight
-        headers = self._listener.sent(flight, send)
-        self._transport.send(send.replica, self._generate(flight, send, now), headers)
+        flight.prefill_only = flight.splits and self.fleet.role(send.replica) == "prefill"
+        self._dispatch(flight, send.nth, now)
 
-    def _generate(self, flight: Flight, send: ev.Send, now: float) -> Generate:
+    def _hand_over(self, order: ev.HandOver, now: float) -> None:
+        """The prompt is computed: another replica fetches its KV cache and makes the answer."""
+        flight = self._flights[order.request_id]
+        flight.handed_over(order)
+        self._dispatch(flight, order.nth, now)
+
+    def _dispatch(self, flight: Flight, nth: int, now: float) -> None:
+        self._wires[flight.wire] = flight
+        headers = self._listener.sent(flight)
+        self._transport.send(flight.replica, self._generate(flight, nth, now), headers)
+
+    def _generate(self, flight: Flight, nth: int, now: float) -> Generate:
         return Generate(
             request_id=flight.wire,
             router=self._router,
-            nth=send.nth,
+            nth=nth,
             model=flight.intake.model,
             endpoint=flight.intake.endpoint,
             body=flight.body,
             stream=flight.intake.stream,
-            prompt_tokens=send.prompt_tokens,
+            prompt_tokens=flight.prompt_tokens,
             max_tokens=flight.max_tokens,
-            priority=send.priority or flight.identity.priority,
+            priority=flight.priority,
             deadline_s=max(0.0, flight.deadline - now),
             block_hashes=flight.block_hashes,
             path=flight.intake.path,
             resume_token_ids=tuple(flight.token_ids),
+            prefill_only=flight.prefill_only,
+            kv_transfer=flight.kv_transfer,
         )
 
     def _refuse(self, refuse: ev.Refuse, now: float) -> None:
@@ -386,7 +399,17 @@ class Serving:
             self._transport.pause(flight.wire)
             flight.on_room = partial(self._transport.resume, flight.wire)
 
+    def _prefilled(self, flight: Flight, finished: Finished) -> None:
+        """Its prompt is computed; nothing of it has gone to the client."""
+        self._breakers.succeeded(flight.replica)
+        self._close_wire(flight)
+        flight.kv_transfer = finished.kv_transfer
+        self._feed(ev.Prefilled(flight.ticket))
+
     def _finished(self, flight: Flight, finished: Finished, now: float) -> None:
+        if flight.prefill_only:
+            self._prefilled(flight, finished)
+            return
         if not flight.intake.stream:
             flight.last_token = now
         self._breakers.succeeded(flight.replica)

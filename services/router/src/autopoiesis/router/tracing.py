@@ -5,7 +5,6 @@ from __future__ import annotations
 from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from autopoiesis.dispatch.events import Send
 from autopoiesis.router.flight import Flight
 from autopoiesis.router.records import first_token_s
 
@@ -41,7 +40,7 @@ class Tracing:
             )
         flight.span = span
 
-    def sent(self, flight: Flight, send: Send) -> dict[str, str]:
+    def sent(self, flight: Flight) -> dict[str, str]:
         """Open the CLIENT span of one send; returns the headers that carry the trace to the worker."""
         if not self._recording:
             return flight.identity.trace
@@ -56,11 +55,12 @@ class Tracing:
                 {
                     "messaging.system": "nats",
                     "messaging.destination.template": "infer.{replica}",
-                    "autopoiesis.replica": send.replica,
-                    "autopoiesis.attempt": send.attempt,
-                    "autopoiesis.policy": send.policy,
-                    "autopoiesis.epoch": send.epoch,
-                    "autopoiesis.fallback": send.fallback,
+                    "autopoiesis.replica": flight.replica,
+                    "autopoiesis.attempt": flight.attempts,
+                    "autopoiesis.prefill_only": flight.prefill_only,
+                    "autopoiesis.policy": flight.policy,
+                    "autopoiesis.epoch": flight.epoch,
+                    "autopoiesis.fallback": flight.fallback,
                 }
             )
         flight.send_span = span
