@@ -2,17 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Final
 
 from autopoiesis.contracts.messages.policy import Kind
 from autopoiesis.evaluator.case import Arm
 from autopoiesis.evaluator.settings import EvaluatorSettings
 from autopoiesis.policy import library
-from autopoiesis.policy.api import API_VERSION
+from autopoiesis.policy.api import API_VERSION, KINDS
 from autopoiesis.store import StaleError, Store, Unit, promotion
 from autopoiesis.store.errors import StoreError
-
-KINDS: Final[tuple[Kind, ...]] = ("dispatch", "plan")
 
 
 @cache

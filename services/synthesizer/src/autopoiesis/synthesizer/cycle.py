@@ -21,7 +21,7 @@ from autopoiesis.synthesizer.proposers.mutator import Mutator
 from autopoiesis.synthesizer.replay import FailedReplayError, Replays, newest
 from autopoiesis.synthesizer.scoring import Plan, WindowScorer
 from autopoiesis.synthesizer.settings import SynthesizerSettings
-from autopoiesis.synthesizer.situation import situation_of
+from autopoiesis.synthesizer.situation import situation_of, situation_of_plans
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,10 @@ class Cycle:
         self.name = cycle_name()
         self.ready = ready
         self.memory = Memory(store, ready.scope, kind)
-        self.budget = Budget(settings.limits)
         self._settings, self._kind = settings, kind
+        self._search = settings.of(kind)
+        self.budget = Budget(self._search.limits)
+        self._routers = Memory(store, ready.scope, "dispatch")
         self._blobs, self._jail, self._model = blobs, jail, model
         self._evolution: Evolution | None = None
         self._proposed: set[str] = set()
@@ -56,18 +58,24 @@ class Cycle:
 
     async def run(self) -> Sequence[Scored]:
         """The proposals, best first. Raises StoreError; ValueError or TraceError for a snapshot nothing can be replayed on."""
-        settings = self._settings
+        settings, planning = self._settings, self._kind == "plan"
         window = await asyncio.to_thread(self._window)
-        incumbent = await self.memory.incumbent(settings.initial)
+        if planning and not window.info.planned:
+            return []
+        incumbent = await self.memory.incumbent(self._search.initial)
+        beside = await self._routers.incumbent(settings.initial) if planning else None
         seeds = await self.memory.seeds()
         judged = await self.memory.judged()
         evolution = self._evolution = Evolution(
             self.ready.scope,
             self._kind,
-            WindowScorer(Replays(self._jail, window), Plan(settings.loads, self._bounds)),
+            WindowScorer(
+                Replays(self._jail, window, beside),
+                Plan(self._search.loads, self._bounds, stretch=not planning),
+            ),
             self.budget,
             settings.population,
-            situation_of(window),
+            situation_of_plans(window) if planning else situation_of(window),
             seed=settings.seed + int(self.ready.snapshot[:8], 16),
             islands=settings.islands,
         )
@@ -86,7 +94,9 @@ class Cycle:
             return []
         if self.ready.cause == "drift":
             await self._propose(evolution, 1)
-        await evolution.run([Mutator()], [self._llm(self._model, evolution)] if self._model else [])
+        model = self._model
+        asking = [self._llm(model, evolution) for _ in range(settings.ask)] if model else []
+        await evolution.run([Mutator()], asking)
         await self._propose(evolution, settings.propose)
         await self._remember(evolution)
         return [s for s in evolution.archive.ranked() if s.hash in self._proposed]
@@ -128,7 +138,7 @@ class Cycle:
 
     def _window(self) -> Window:
         snapshot = read_snapshot(self._blobs.get(self.ready.snapshot))
-        return newest(snapshot.window, self._settings.arrivals)
+        return newest(snapshot.window, self._search.arrivals)
 
     @property
     def _bounds(self) -> Bounds:

@@ -109,7 +109,10 @@ class Evolution:
     async def run(self, proposers: Sequence[Proposer], background: Sequence[Proposer] = ()) -> None:
         """Generations from `proposers` until the budget ends; `background` ones are asked meanwhile, one draft at a time."""
         inbox: list[Draft] = []
-        asking = [asyncio.create_task(self._ask(proposer, inbox)) for proposer in background]
+        asking = [
+            asyncio.create_task(self._ask(proposer, inbox, turn, len(background)))
+            for turn, proposer in enumerate(background)
+        ]
         try:
             generation, silent = 0, 0
             while self._has_time() and self._budget.candidates_left and silent < PATIENCE:
@@ -177,11 +180,11 @@ class Evolution:
             "evolved": self.evolved.after(len(self.evolved.best)),
         }
 
-    async def _ask(self, proposer: Proposer, inbox: list[Draft]) -> None:
-        number = 0
+    async def _ask(self, proposer: Proposer, inbox: list[Draft], turn: int, turns: int) -> None:
+        number = turn
         while drafts := await proposer.propose(self._task(-1 - number, number % self.archive.count, None), 1):
             inbox += drafts
-            number += 1
+            number += turns
 
     async def _last_answers(self, asking: Sequence[asyncio.Task[None]], inbox: list[Draft]) -> None:
         """Where candidates ran out before the time did, answers under way still count."""
@@ -245,9 +248,11 @@ class Evolution:
             except FailedReplayError as error:
                 self._failed(f"{draft.note[:100]}: {error}")
                 continue
-            if behaviour not in self._known:
-                self._known.add(behaviour)
-                new.append(candidate)
+            if behaviour in self._known:
+                self._failed(f"{draft.note[:100]}: it does exactly what a policy before it did")
+                continue
+            self._known.add(behaviour)
+            new.append(candidate)
         return new
 
     async def _race(

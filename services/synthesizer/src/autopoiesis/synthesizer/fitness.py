@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from autopoiesis.contracts.messages.policy import Score
 from autopoiesis.synthesizer.candidates import Result
@@ -9,6 +10,9 @@ from autopoiesis.synthesizer.replay import Pass
 
 PENALTY = 0.5
 """Fitness lost where a bound is broken, and again as much at twice the bound: a slope back into what is allowed."""
+
+MOVES = 16
+"""Of a plan policy's replay, that are told to proposers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ def judge(ours: Sequence[Pass], theirs: Sequence[Pass], bounds: Bounds, stage: i
         breakdown=_breakdown(ours),
         faults=faults,
         stage=stage,
+        artifact=_told(ours),
     )
 
 
@@ -76,4 +81,32 @@ def _breakdown(passes: Sequence[Pass]) -> dict[str, float]:
             for name, (met, count) in slices.items():
                 before = totals.get(f"{kind} {name}", (0, 0))
                 totals[f"{kind} {name}"] = (before[0] + met, before[1] + count)
-    return {name: met / count for name, (met, count) in totals.items()}
+    planned = [found.planned for found in passes if found.planned]
+    costs = (
+        {
+            "moves": fmean(len(p.moves) for p in planned),
+            "scheduling s": fmean(p.scheduling_s for p in planned),
+            "loading share of GPU time": sum(p.loading_gpu_s for p in planned)
+            / sum(p.gpu_s for p in planned),
+        }
+        if planned
+        else {}
+    )
+    return {name: met / count for name, (met, count) in totals.items()} | costs
+
+
+def _told(passes: Sequence[Pass]) -> str:
+    """What a plan policy did at the last load, move by move, and how attainment went with it; empty for dispatch policies."""
+    last = passes[-1]
+    if last.planned is None:
+        return ""
+    stretch = last.span_s / max(len(last.attained), 1)
+    lines = [f"at load {last.load:g}, attainment in stretches of {stretch:.0f} s: "]
+    lines[0] += " ".join(f"{share:.2f}" for share in last.attained)
+    for move in last.planned.moves[:MOVES]:
+        plan = " + ".join(f"{count} x {gpu}/tp{tp}" for gpu, tp, _, count in move.counts)
+        lines.append(f"at {move.at_s:.0f} s to {plan or 'nothing'}")
+    if (more := len(last.planned.moves) - MOVES) > 0:
+        lines.append(f"and {more} more moves")
+    lines += [f"fault, {count} times: {what}" for what, count in last.planned.faults.items()]
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from autopoiesis.synthesizer.memory import Memory
 from autopoiesis.synthesizer.proposers.base import Task
 from autopoiesis.synthesizer.replay import newest
 from autopoiesis.synthesizer.settings import SynthesizerSettings
-from autopoiesis.synthesizer.situation import Situation, situation_of
+from autopoiesis.synthesizer.situation import Situation, situation_of, situation_of_plans
 
 
 async def show_prompt(
@@ -26,12 +26,12 @@ async def show_prompt(
     own, scope = settings[SynthesizerSettings], scope or settings[General].scope
     async with Store(settings[DatabaseSettings].url) as store:
         memory = Memory(store, scope, kind)
-        incumbent = await memory.incumbent(own.initial)
+        incumbent = await memory.incumbent(own.of(kind).initial)
         seeds = await memory.seeds()
         judged = await memory.judged()
         async with store.begin() as unit:
             recent = await unit.snapshots.recent(scope, limit=1)
-    situation = await asyncio.to_thread(_situation, settings, recent[0].hash if recent else "")
+    situation = await asyncio.to_thread(_situation, settings, kind, recent[0].hash if recent else "")
     parent = next((s for s in seeds if s.hash != incumbent.hash), incumbent)
     task = Task(
         scope=scope,
@@ -46,11 +46,12 @@ async def show_prompt(
     return prompt.show(prompt.Request(task, parent, rewrite=rewrite))
 
 
-def _situation(settings: Settings, snapshot: str) -> Situation:
+def _situation(settings: Settings, kind: Kind, snapshot: str) -> Situation:
     if not snapshot:
         return Situation(workload=("no snapshot was made yet",))
     try:
         blob = BlobStore(Path(settings[BlobSettings].dir)).get(snapshot)
     except NotFoundError as error:
         return Situation(workload=(str(error),))
-    return situation_of(newest(read_snapshot(blob).window, settings[SynthesizerSettings].arrivals))
+    window = newest(read_snapshot(blob).window, settings[SynthesizerSettings].of(kind).arrivals)
+    return situation_of_plans(window) if kind == "plan" else situation_of(window)

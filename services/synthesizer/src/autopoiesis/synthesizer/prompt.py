@@ -49,6 +49,20 @@ What decides it:
 A plan must not use more GPUs than there are and must serve every model with demand; a fault or such a plan ends the candidate.""",
 }
 
+_PLANNED = """Maximise goodput: requests per second that finish with their first token and their pace (seconds per output token) within
+the objectives of their class, counted over ALL arrivals of a replayed window of real traffic. Every request is simulated through the
+router in force, so moves cost what they cost:
+- a replica that the plan no longer wants takes no more requests and keeps its GPUs until what it runs has ended; a new one waits for
+  free GPUs, then loads for many seconds and serves nothing meanwhile. Replicas of a kind (GPU type, tp, role) that both plans have stay;
+- a plan takes effect only after the processor time that should_reschedule and schedule took;
+- GPUs come and go. What runs on those that go is lost with its requests, the newest replicas first; ctx.gpus shows counts at this step;
+- demand is what the planner measured: requests at once are in `concurrency` (running and waiting), so a starved fleet shows a high one;
+- batch and share of an entry are advice that nothing needs; what counts is how many replicas of which tp there are. Small tp gives
+  more replicas and more throughput per GPU where weights leave room for KV cache; large tp gives quicker tokens and a roomier cache.
+Between changes of the cluster or of the load a plan should stay: each needless move loses room while replicas load. A plan that uses
+GPUs as soon as they come, and needs few moves when they go, wins. `fitness` is goodput divided by the incumbent's: 1.05 is 5 % more.
+A plan must not use more GPUs than there are, must keep to the bounds, and a fault ends the candidate."""
+
 _DRAW = re.compile(r"\(question (\d+)\)\Z")
 
 _WHERE: dict[Kind, str] = {"dispatch": "inside the router", "plan": "at every monitoring step"}
@@ -78,7 +92,7 @@ class Request:
 def messages(request: Request) -> list[Message]:
     """System and user message."""
     return [
-        {"role": "system", "content": _system(request.task.kind)},
+        {"role": "system", "content": _system(request.task)},
         {"role": "user", "content": _user(request)},
     ]
 
@@ -105,7 +119,9 @@ def show(request: Request) -> str:
     return "\n\n".join(f"===== {m['role']} =====\n{m['content']}" for m in messages(request)) + "\n"
 
 
-def _system(kind: Kind) -> str:
+def _system(task: Task) -> str:
+    kind = task.kind
+    objective = _PLANNED if kind == "plan" and task.situation.requests else _OBJECTIVE[kind]
     return "\n\n".join(
         [
             (
@@ -114,7 +130,7 @@ def _system(kind: Kind) -> str:
             ),
             f"# Interface\n{api_reference(kind)}",
             f"# Language\n{language_reference()}",
-            f"# Objective\n{_OBJECTIVE[kind]}",
+            f"# Objective\n{objective}",
         ]
     )
 
@@ -161,7 +177,7 @@ def _results(policy: Scored) -> str:
     if result.scores:
         lines += [_TABLE_HEAD, *(_row(score) for score in result.scores)]
     if result.breakdown:
-        what = "attainment" if policy.kind == "dispatch" else "costs"
+        what = "costs" if "total_s" in result.breakdown else "attainment"
         lines.append(f"{what}: " + ", ".join(f"{k} {v:.3f}" for k, v in sorted(result.breakdown.items())))
     if result.artifact:
         lines.append(result.artifact)

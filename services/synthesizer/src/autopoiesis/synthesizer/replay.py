@@ -5,13 +5,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
 
 from autopoiesis.policy.jail import Jail, JailError, Job
-from autopoiesis.simulator.job import BadResultError, Cell, ReplayJob, column, replayed
+from autopoiesis.simulator.job import BadResultError, Cell, Planned, ReplayJob, column, replayed
 from autopoiesis.simulator.requests.outcome import REJECTED
 from autopoiesis.simulator.workload.window import Window, pack
 from autopoiesis.synthesizer.candidates import Scored
@@ -23,6 +24,9 @@ MODULES: Final = ("autopoiesis.synthesizer.probes", "autopoiesis.simulator.job")
 
 STRETCH_SHARE: Final = 0.25
 """Of the window, for the first look at a candidate."""
+
+STRETCHES: Final = 12
+"""Of a window's time, for which attainment is told apart."""
 
 Place = Literal["stretch", "window"]
 
@@ -49,6 +53,10 @@ class Pass:
     """(met, arrivals) per GPU type that served."""
     faults: int
     fuel: int
+    planned: Planned | None = None
+    """What the plan policy did, where one was replayed; faults and fuel are then its own."""
+    attained: tuple[float, ...] = ()
+    """Attainment in equal stretches of the window's time."""
 
     @property
     def goodput(self) -> float:
@@ -59,11 +67,14 @@ class Pass:
 class Replays:
     """Runs policies on one open snapshot. What was run once is remembered."""
 
-    def __init__(self, jail: Jail, window: Window) -> None:
-        """Raises ValueError for a window without arrivals."""
+    def __init__(self, jail: Jail, window: Window, beside: Scored | None = None) -> None:
+        """`beside` is the dispatch policy that routes while plan policies are replayed; none where dispatch policies are.
+
+        Raises ValueError for a window without arrivals.
+        """
         if not len(window.trace):
             raise ValueError("the window has no arrivals")
-        self._jail = jail
+        self._jail, self._beside = jail, beside
         self._packed: dict[Place, bytes] = {"window": pack(window), "stretch": pack(stretch(window))}
         self._done: dict[tuple[str, Place, float, int], Pass] = {}
 
@@ -85,7 +96,12 @@ class Replays:
         return [self._done[policy.hash, place, load, seed] for load, seed in wanted]
 
     async def behaviour(self, policy: Scored) -> str:
-        """Hash of what it decides in the probe states. Raises FailedReplayError where it breaks in one."""
+        """Hash of what it decides in the probe states; of plan policies each counts as different.
+
+        Raises FailedReplayError where it breaks in one.
+        """
+        if self._beside is not None:
+            return f"plan {policy.hash}"
         answer = await self._job("autopoiesis.synthesizer.probes:run", policy.source.encode())
         if isinstance(answer, FailedReplayError):
             raise answer
@@ -95,7 +111,8 @@ class Replays:
         return str(found["behaviour"])
 
     async def _once(self, policy: Scored, place: Place, load: float, seed: int) -> Pass | FailedReplayError:
-        job = ReplayJob(policy=policy.source, window=self._packed[place], loads=(load,), seeds=(seed,))
+        router, plan = (self._beside.source, policy.source) if self._beside else (policy.source, "")
+        job = ReplayJob(policy=router, plan=plan, window=self._packed[place], loads=(load,), seeds=(seed,))
         answer = await self._job("autopoiesis.simulator.job:run", msgspec.msgpack.encode(job))
         if isinstance(answer, FailedReplayError):
             return answer
@@ -151,13 +168,17 @@ def part(window: Window, start_s: float, end_s: float) -> Window:
             for c in info.changes
             if start_s < c.at_s < end_s
         ),
+        planned=tuple(step for step in info.planned if start_s <= step.at_unix_s - info.start_unix_s < end_s),
         in_flight=(),
     )
     return Window(cut, window.trace.between(start_s, end_s).shifted(-start_s))
 
 
 def _pass(cell: Cell) -> Pass:
-    met, outcome = column(cell, "met"), column(cell, "outcome")
+    met, outcome, planned = column(cell, "met"), column(cell, "outcome"), cell.planned
+    faults, fuel = cell.faults, int(column(cell, "fuel").sum())
+    if planned is not None:
+        faults, fuel = planned.faults, planned.fuel
     return Pass(
         load=cell.load,
         seed=cell.seed,
@@ -169,9 +190,17 @@ def _pass(cell: Cell) -> Pass:
         tpot_p95_s=_p95(column(cell, "tpot_s")),
         classes=_slices(met, column(cell, "klass"), cell.classes),
         gpus=_slices(met, column(cell, "gpu"), cell.gpus),
-        faults=sum(cell.faults.values()),
-        fuel=int(column(cell, "fuel").sum()),
+        faults=sum(faults.values()),
+        fuel=fuel,
+        planned=planned,
+        attained=_over_time(column(cell, "arrival_s"), met, cell.span_s),
     )
+
+
+def _over_time(arrival_s: Any, met: Any, span_s: float) -> tuple[float, ...]:
+    edges = np.linspace(0.0, span_s, STRETCHES + 1)
+    parts = [met[(arrival_s >= a) & (arrival_s < b)] for a, b in pairwise(edges)]
+    return tuple(float(part.mean()) if part.size else 1.0 for part in parts)
 
 
 def _slices(met: Any, code: Any, names: Sequence[str]) -> dict[str, tuple[int, int]]:

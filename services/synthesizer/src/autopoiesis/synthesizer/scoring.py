@@ -12,6 +12,9 @@ from autopoiesis.synthesizer.replay import Pass, Place
 FRESH_SEEDS = (101,)
 """For the last check of the best: what was chosen on some seeds is measured on others."""
 
+MOVES = (0, 1, 3, 6, 12)
+"""Bounds of the archive's cells of plan policies."""
+
 
 class Scorer(Protocol):
     """Scores candidates relative to an incumbent, whose fitness is 1. Failures are FailedReplayError."""
@@ -49,16 +52,18 @@ class Plan:
     loads: tuple[float, ...]
     bounds: Bounds
     seeds: tuple[int, ...] = (0,)
+    stretch: bool = True
+    """Begin with a busy stretch; no good for plan policies, whose moves need a whole window to pay."""
 
     @property
     def stages(self) -> tuple[tuple[Place, tuple[float, ...], tuple[int, ...]], ...]:
         """(place, loads, seeds), each stage dearer than the last."""
         middle = self.loads[len(self.loads) // 2]
-        return (
-            ("stretch", (max(self.loads),), self.seeds[:1]),
+        whole: tuple[tuple[Place, tuple[float, ...], tuple[int, ...]], ...] = (
             ("window", (middle,), self.seeds[:1]),
             ("window", self.loads, self.seeds),
         )
+        return (("stretch", (max(self.loads),), self.seeds[:1]), *whole) if self.stretch else whole
 
 
 class WindowScorer:
@@ -78,7 +83,10 @@ class WindowScorer:
         return await self._judged(policy, incumbent, "window", self._plan.loads, FRESH_SEEDS, self.stages)
 
     def niche(self, policy: Scored) -> str:
-        return features(policy.source).cell
+        """By its text; of plan policies also by how often they moved."""
+        cell = features(policy.source).cell
+        moves = (policy.result.breakdown if policy.result else {}).get("moves")
+        return cell if moves is None else f"{cell}/moves{sum(moves > bound for bound in MOVES)}"
 
     async def _judged(
         self,

@@ -1,9 +1,11 @@
 """What an operator can set."""
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import msgspec
 
+from autopoiesis.contracts.messages.policy import Kind
 from autopoiesis.runtime.settings import Secret, Section
 from autopoiesis.synthesizer.budget import Limits
 
@@ -23,6 +25,8 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     """Prompt and completion tokens per cycle."""
     cost: float = 1.0
     """Money per cycle, by the prices under `llm`."""
+    ask: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Questions to the language model that are open at the same time."""
     propose: int = 3
     """Candidates handed to the evaluator per cycle, at most."""
     min_gain: float = 0.01
@@ -43,6 +47,16 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     """Mean fuel per request; as the evaluator's."""
     initial: str = "round_robin"
     """Shipped policy that counts as in force where nothing ever was; as `router.policy`."""
+    initial_plan: str = "plan_keep"
+    """The same of plan policies; as `planner.policy`."""
+    plan_cycle_s: float = 300.0
+    """Seconds that one cycle of plan policies may take. They are searched beside dispatch policies, where a planner is at work."""
+    plan_candidates: int = 60
+    """Plan policies that one cycle scores at most; calls, tokens and cost are bounded as for dispatch policies."""
+    plan_loads: tuple[float, ...] = (1.0, 1.15)
+    """Multiples of the recorded load at which plan policies are scored."""
+    plan_arrivals: int = 20_000
+    """Arrivals that plan policies are scored on: whole regimes, where dispatch policies need only the newest."""
     jobs: int = 1
     """Replays that run at the same time."""
     replay_s: float = 20.0
@@ -54,9 +68,23 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     nice: int = 10
     """CPU courtesy towards the data plane: niceness of this process and its replays."""
 
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.cycle_s, self.candidates, self.calls, self.tokens, self.cost)
+    def of(self, kind: Kind) -> "Search":
+        """What differs between the searches of the two kinds."""
+        if kind == "plan":
+            limits = Limits(self.plan_cycle_s, self.plan_candidates, self.calls, self.tokens, self.cost)
+            return Search(self.initial_plan, limits, self.plan_loads, self.plan_arrivals)
+        limits = Limits(self.cycle_s, self.candidates, self.calls, self.tokens, self.cost)
+        return Search(self.initial, limits, self.loads, self.arrivals)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How policies of one kind are searched; see `SynthesizerSettings`."""
+
+    initial: str
+    limits: Limits
+    loads: tuple[float, ...]
+    arrivals: int
 
 
 class LlmSettings(Section, frozen=True, kw_only=True):

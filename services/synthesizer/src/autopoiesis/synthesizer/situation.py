@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autopoiesis.contracts.messages.fleet import PlanObserved
 from autopoiesis.contracts.slo import Objectives
 from autopoiesis.simulator.workload.trace import Trace
 from autopoiesis.simulator.workload.window import SnapshotInfo, Window
+
+STEPS_SHOWN = 24
+"""Monitoring steps of a window in a prompt, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +22,8 @@ class Situation:
     workload: Sequence[str] = ()
     fleet: Sequence[str] = ()
     objectives: Sequence[str] = ()
+    requests: bool = False
+    """Of a window of single requests, not of a trace of loads."""
 
     def text(self) -> str:
         parts = (
@@ -31,7 +37,14 @@ class Situation:
 
 
 def situation_of(window: Window) -> Situation:
-    return Situation(_workload(window.trace), _fleet(window.info), _objectives(window.info.objectives))
+    info = window.info
+    return Situation(_workload(window.trace), _fleet(info), _objectives(info.objectives), requests=True)
+
+
+def situation_of_plans(window: Window) -> Situation:
+    """The same for whoever plans: demand, GPUs and plan in force by monitoring step, the planner's rules, what a move costs."""
+    found = situation_of(window)
+    return replace(found, fleet=[*found.fleet, *_planned(window.info)])
 
 
 def _workload(trace: Trace) -> list[str]:
@@ -101,3 +114,37 @@ def _objectives(objectives: Objectives) -> list[str]:
 
 def _seconds(value: float | None) -> str:
     return "any time" if value is None else f"{value:g} s"
+
+
+def _planned(info: SnapshotInfo) -> list[str]:
+    if not info.planned:
+        return []
+    rules = info.planned[-1].rules
+    lines = [
+        (
+            f"the policy is asked every {rules.step_s:g} s, after a change of the plan not for {rules.cooldown_s:g} s unless GPUs "
+            f"came or went; demand is measured over {rules.window_s:g} s"
+        ),
+        *(
+            f"{name}: at least {bounds.min_replicas} replicas, at most {bounds.max_replicas or 'any number'}"
+            for name, bounds in rules.bounds.items()
+        ),
+        *(f"at most {count} {gpu} may be used" for gpu, count in rules.quota.items() if count),
+    ]
+    if info.start_s is not None:
+        lines.append(
+            f"a replica that starts is ready after {info.start_s:.1f} s and serves nothing until then"
+        )
+    every = max(1, -(-len(info.planned) // STEPS_SHOWN))
+    lines.append(f"what the planner saw, every {every * rules.step_s:g} s of the window:")
+    return [*lines, *(_step(step, info.start_unix_s) for step in info.planned[::every])]
+
+
+def _step(step: PlanObserved, start_unix_s: float) -> str:
+    gpus = ", ".join(f"{count} {gpu}" for gpu, count in step.gpus.items())
+    demand = ", ".join(
+        f"{name} {load.concurrency} at once ({load.arrival_rate:.2f} per s, {load.prompt_tokens} + {load.output_tokens} tokens)"
+        for name, load in step.demand.items()
+    )
+    plan = " + ".join(f"{r.count} x {r.gpu}/tp{r.tp}" for r in step.plan) or "nothing"
+    return f"{step.at_unix_s - start_unix_s:.0f} s: {gpus}; demand {demand}; running {plan}"
