@@ -1,11 +1,12 @@
 """Let a language model evolve a plan policy on one of the paper's traces, with the synthesizer's own search.
 
     python benchmarks/paper/evolve.py --case table2/volatile --base-url URL [--model NAME] [--proposals 48]
+    python benchmarks/paper/evolve.py --case table2/volatile --finish
     python benchmarks/paper/evolve.py --case table2/volatile --replay
 
 The first form asks any OpenAI-compatible endpoint, `--population` questions at a time. It keeps, in evolved/<case>/: completions.jsonl
 (answers by the hash of their prompt), runs.json (what each policy did and how long it took, by policy hash), winner.py and
-lineage.json. Interrupted, it goes on where it was. `--replay` runs the same search from the recording alone, without a model, and
+lineage.json. Interrupted, it goes on where it was; `--finish` ends it with the answers there are. `--replay` runs the same search from the recording alone, without a model, and
 fails if it comes to another winner. `--warm DIR` adds the best of an earlier run to the seeds.
 """
 
@@ -57,6 +58,8 @@ class Asked:
     seed: int
     seeds: Mapping[str, str]
     warm: tuple[str, ...] = ()
+    told_apart_by_speed: bool = True
+    """Policies that decide the same count as different ones where one takes far less time to."""
 
 
 async def evolve(
@@ -67,11 +70,16 @@ async def evolve(
     call_s = case.evolved_per_call_s
     charges = {"measured": {}, "paper": {"least_s": call_s}, "both": {"extra_s": call_s}}[asked.accounting]
     bound = bound_of(case)
-    budget = Budget(Spend(DAY_S, asked.proposals, 3 * asked.proposals, 10**9, 0.0))
+    budget = Budget(Spend(DAY_S, asked.proposals, asked.proposals, 10**9, 0.0))
     evolution = Evolution(
         f"paper/{case.key}",
         "plan",
-        PlanScorer(runs, **charges, optima=bound.optima if bound else ()),
+        PlanScorer(
+            runs,
+            **charges,
+            optima=bound.optima if bound else (),
+            by_speed=asked.told_apart_by_speed,
+        ),
         budget,
         asked.population,
         _situation(case, asked, bound),
@@ -199,6 +207,14 @@ async def main(given: argparse.Namespace) -> int:
         report(evolution)
         print(f"{recorded.reworded} of {len(recording.completions())} prompts are worded otherwise by now")
         return replayed(case, evolution)
+    if given.finish:
+        model: Model = RecordedModel(recording.completions())
+        asked = replace(asked, proposals=len(recording.completions()))
+        with Jail((MODULE,), workers=given.jobs, limits=CANDIDATE) as jail:
+            evolution = await evolve(case, asked, model, recording, jail)
+        report(evolution)
+        keep(case, evolution, asked)
+        return 0
     settings = LlmSettings(
         base_url=given.base_url, model=given.model, timeout_s=given.timeout, max_tokens=16_384
     )
@@ -225,7 +241,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--base-url", default="", help="an OpenAI-compatible endpoint")
     parser.add_argument("--model", default="mailbox")
     parser.add_argument("--timeout", type=float, default=7200.0, help="seconds to wait for one answer")
-    parser.add_argument("--proposals", type=int, default=48)
+    parser.add_argument(
+        "--proposals", type=int, default=48, help="questions, repairs of invalid answers among them"
+    )
     parser.add_argument(
         "--population", type=int, default=8, help="proposals per generation, asked at the same time"
     )
@@ -234,6 +252,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="candidates evaluated at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", type=Path, help="folder of an earlier run")
+    parser.add_argument("--finish", action="store_true")
     parser.add_argument("--replay", action="store_true")
     return parser.parse_args(words)
 

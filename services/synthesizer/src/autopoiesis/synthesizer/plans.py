@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -20,6 +21,10 @@ MODULE = "autopoiesis.simulator.intervals.job"
 RESCHEDULES = (1, 2, 4, 8)
 MOVED_SHARE = (0.0, 0.02, 0.1, 0.25)
 """Bounds of the archive's cells: calls of `schedule`, and the share of the total time that goes into moving."""
+SPEEDS = 1.5
+"""Ratio of scheduling times that tells two policies apart."""
+LEAST_S = 0.05
+"""Scheduling time below which nothing is to be won."""
 PLANS = 10
 """Of a run, that are told to proposers."""
 
@@ -83,13 +88,15 @@ class PlanScorer:
         extra_s: float = 0.0,
         accounting: Accounting = "additive",
         optima: Sequence[float] = (),
+        by_speed: bool = False,
     ) -> None:
         """`least_s` is charged for a call of `schedule` where it took less, `extra_s` on top of what it took, in seconds.
 
         `optima`, step by step the least serving time that any plan can reach, are told to proposers where they are known.
+        `by_speed`: policies that decide the same behave differently where one takes far less time to.
         """
         self._runs, self._least_s, self._extra_s, self._accounting = runs, least_s, extra_s, accounting
-        self._optima = optima
+        self._optima, self._by_speed = optima, by_speed
         self._cost = CostModel(runs.assumptions)
 
     async def outcome(self, policy: Scored) -> Outcome:
@@ -103,8 +110,11 @@ class PlanScorer:
             raise FailedReplayError(str(error)) from error
 
     async def behaviour(self, policy: Scored) -> str:
-        """Hash of the plans in force, step by step. Raises FailedReplayError."""
-        done = [(d.rescheduled, d.plan) for d in await self._runs.decisions(policy)]
+        """Hash of the plans in force, step by step, and of how long it took to find them. Raises FailedReplayError."""
+        decisions = await self._runs.decisions(policy)
+        took = sum(d.scheduling_s for d in decisions)
+        speed = round(math.log(max(took, LEAST_S), SPEEDS)) if self._by_speed else 0
+        done = [speed, *((d.rescheduled, d.plan) for d in decisions)]
         return hashlib.sha256(msgspec.msgpack.encode(done)).hexdigest()
 
     async def score(self, policy: Scored, incumbent: Scored, stage: int) -> Result:
