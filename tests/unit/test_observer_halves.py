@@ -2,7 +2,7 @@ import pyarrow as pa
 import pytest
 
 from autopoiesis.contracts.codec import encode
-from autopoiesis.contracts.messages.fleet import Heartbeat, PlanObserved, PlanRules, StepModel
+from autopoiesis.contracts.messages.fleet import Heartbeat, NodeInventory, PlanObserved, PlanRules, StepModel
 from autopoiesis.contracts.messages.telemetry import RequestRecord, StepBatch, StepRecord
 from autopoiesis.contracts.slo import STANDARD
 from autopoiesis.observer.calibration import by_gpu, calibrate
@@ -10,10 +10,12 @@ from autopoiesis.observer.columns import schema_of, to_table
 from autopoiesis.observer.fleet import Fleet
 from autopoiesis.observer.halves import Material, fleet_between, half, in_flight
 from autopoiesis.observer.rows import FleetRow, PlanRow, StepRow, plan_row, step_rows
+from autopoiesis.simulator.fleet import Fleet as SimulatedFleet
 from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import model
 from autopoiesis.simulator.steptime import StepTime
 from autopoiesis.simulator.workload.snapshot import SCHEMA, read_snapshot
+from autopoiesis.simulator.workload.window import GpuProbe
 
 SCOPE = "local/Qwen/Qwen3-8B"
 
@@ -148,6 +150,32 @@ def test_calibration_finds_how_much_slower_an_engine_is():
     scales, error = by_gpu(calibrate(table, []))
     assert scales == {"H100": pytest.approx(1.3), "L40S": pytest.approx(0.9)}
     assert error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_nodes_measured_of_their_gpus_is_what_snapshots_start_from():
+    fleet = Fleet(clock=lambda: 0.0)
+    peak, bandwidth = gpu("H100").peak_flops, gpu("H100").bandwidth
+    for node, share in (("a", 0.5), ("b", 0.4), ("c", 0.3)):
+        fleet.equipped(
+            NodeInventory(
+                node=node,
+                gpus={"H100": 8},
+                memory_bytes={"H100": 80 << 30},
+                measured_flops={"H100": share * peak},
+                measured_bandwidth={"H100": share * bandwidth},
+            )
+        )
+    fleet.equipped(NodeInventory(node="d", gpus={"L4": 1}, memory_bytes={"L4": 24 << 30}))
+    probed = fleet.probed()
+    assert probed == {"H100": GpuProbe(flops=0.4 * peak, bandwidth=0.4 * bandwidth, memory_bytes=80 << 30)}
+    requests = to_table(RequestRecord, [record(0, 100.0)])
+    beats = fleet_table((0.0, beat("a", model="Qwen3-8B")))
+    material = Material("c/Qwen3-8B", requests, beats, STANDARD, {}, None, probed=probed)
+    (replica,) = SimulatedFleet.of_snapshot(read_snapshot(half(material, 100.0, 101.0).data).info).replicas
+    plain = StepTime(gpu("H100"), model("Qwen3-8B"), 1)
+    assert replica.steps.fixed(1, 0) > 1.5 * plain.fixed(1, 0)
+    (found,) = calibrate(steps(1.0), [], probed)
+    assert found.scale < 1 / 1.5
 
 
 def test_unknown_hardware_is_compared_with_what_its_heartbeats_say():

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from autopoiesis.contracts.messages.fleet import Heartbeat, Role
+from autopoiesis.contracts.messages.fleet import Heartbeat, Role, StepModel
 from autopoiesis.simulator.engine import EngineConfig
-from autopoiesis.simulator.hardware import Gpu, gpu
+from autopoiesis.simulator.hardware import Gpu, gpu, probed
 from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.steptime import LINK_EFFICIENCY, AffineSteps, Steps, StepTime, kv_capacity_tokens
-from autopoiesis.simulator.workload.window import SnapshotInfo
+from autopoiesis.simulator.workload.window import GpuProbe, SnapshotInfo
 
 NETWORK_BANDWIDTH: Final = 40e9
 """What one 400 Gb/s InfiniBand port reaches (llm-d's tables: 40 GB/s; RoCE at 200 Gb/s 20, 25 Gb/s Ethernet 2.5)."""
@@ -147,14 +147,13 @@ class Fleet:
     def of_snapshot(cls, info: SnapshotInfo, *, prefix_block_tokens: int = 0) -> Fleet:
         """The fleet of a window: who was ready at its start, who came and went. Raises `ValueError` if nobody ever was ready.
 
-        Step times are modelled where GPU and model are known, and taken from the heartbeat's coefficients elsewhere; both
-        are scaled by what was measured.
+        Step times are those of `steps_of`, scaled by what was measured.
         """
         standing: dict[str, tuple[str, str]] = {}
         replicas, changes = [], []
 
         def spec(beat: Heartbeat, name: str) -> ReplicaSpec:
-            return replace(spec_of(beat, info.step_scale, prefix_block_tokens), name=name)
+            return replace(spec_of(beat, info.step_scale, info.probed, prefix_block_tokens), name=name)
 
         for beat in info.fleet:
             if beat.state == "ready":
@@ -232,8 +231,13 @@ def replica_of(
     )
 
 
-def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_tokens: int = 0) -> ReplicaSpec:
-    """The replica behind a heartbeat. Raises `ValueError` where its speed can be had neither from names nor coefficients."""
+def spec_of(
+    beat: Heartbeat,
+    step_scale: Mapping[str, float],
+    measured: Mapping[str, GpuProbe],
+    prefix_block_tokens: int = 0,
+) -> ReplicaSpec:
+    """The replica behind a heartbeat; `step_scale` and `measured` go by GPU type. Raises what `steps_of` raises."""
     chunk = beat.step_model.chunk_tokens if beat.step_model else 2048
     max_running = beat.max_running or 256
     config = EngineConfig(
@@ -247,7 +251,14 @@ def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_token
         gpu=beat.gpu,
         tp=beat.tp,
         role=beat.role,
-        steps=_steps_of(beat, step_scale.get(beat.gpu, 1.0)),
+        steps=steps_of(
+            beat.model,
+            beat.gpu,
+            beat.tp,
+            carried=beat.step_model,
+            probe=measured.get(beat.gpu),
+            scale=step_scale.get(beat.gpu, 1.0),
+        ),
         config=config,
         node=beat.node,
         zone=beat.zone,
@@ -260,18 +271,31 @@ def spec_of(beat: Heartbeat, step_scale: Mapping[str, float], prefix_block_token
     return with_cache(spec, prefix_block_tokens)
 
 
-def _steps_of(beat: Heartbeat, scale: float) -> Steps:
+def steps_of(
+    served: str,
+    kind: str,
+    tp: int = 1,
+    *,
+    carried: StepModel | None = None,
+    probe: GpuProbe | None = None,
+    scale: float = 1.0,
+) -> Steps:
+    """Step times of a live replica of model `served` on `tp` GPUs of type `kind`.
+
+    The roofline where model and GPU are known, the GPU by name or by what its node measured; else the coefficients that the
+    replica's heartbeats carry. Raises `ValueError` where its speed can be had neither way.
+    """
     try:
-        return StepTime(gpu(beat.gpu), shape_of(beat.model), beat.tp, scale=scale)
+        chip = gpu(kind) if probe is None else probed(kind, probe.flops, probe.bandwidth, probe.memory_bytes)
+        return StepTime(chip, shape_of(served), tp, scale=scale)
     except ValueError:
-        found = beat.step_model
-        if found is None:
+        if carried is None:
             raise
         return AffineSteps(
-            found.base_s * scale,
-            found.prefill_token_s * scale,
-            found.kv_token_s * scale,
-            found.sequence_s * scale,
+            carried.base_s * scale,
+            carried.prefill_token_s * scale,
+            carried.kv_token_s * scale,
+            carried.sequence_s * scale,
         )
 
 

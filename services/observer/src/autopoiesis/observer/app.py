@@ -17,6 +17,7 @@ from autopoiesis.contracts.subjects import (
     EVALUATED,
     FAULTED,
     HEARTBEAT,
+    NODE,
     PLAN_CHANGED,
     PLAN_OBSERVED,
     PROMOTED,
@@ -110,6 +111,7 @@ class Observer:
         self.observatory.on_events(msgspec.convert(events.to_pylist(), list[EventRow]))
         await self.bus.ensure_streams()
         await self.bus.subscribe(HEARTBEAT, lambda received: self.observatory.fleet.heard(received.message))
+        await self.bus.subscribe(NODE, lambda received: self.observatory.fleet.equipped(received.message))
         for name, subjects, ingest in (
             ("observer-requests", (REQUEST_TELEMETRY,), self.requests),
             ("observer-steps", (STEP_TELEMETRY,), self.steps),

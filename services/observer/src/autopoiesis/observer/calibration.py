@@ -1,6 +1,7 @@
 """How well the simulator's step times fit what the engines measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -9,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from autopoiesis.contracts.messages.fleet import Heartbeat, StepModel
-from autopoiesis.simulator.hardware import gpu
-from autopoiesis.simulator.models import model
-from autopoiesis.simulator.steptime import StepTime
+from autopoiesis.simulator.fleet import steps_of
+from autopoiesis.simulator.workload.window import GpuProbe
 
 Seconds = npt.NDArray[np.float64]
 Predict = Callable[[int, int, int], float]
@@ -34,16 +34,18 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """Sum of measured durations, the weight of this entry."""
 
 
-def calibrate(steps: pa.Table, fleet: Sequence[Heartbeat]) -> list[Calibration]:
+def calibrate(
+    steps: pa.Table, fleet: Sequence[Heartbeat], measured: Mapping[str, GpuProbe] = MappingProxyType({})
+) -> list[Calibration]:
     """One entry per (model, GPU type, tensor parallelism) in `steps` (columns of `rows.StepRow`) that can be modelled.
 
-    The model is the simulator's where it knows model and GPU, else the one that heartbeats carry.
+    The model is what the simulator makes of a snapshot: `steps_of`, with what nodes `measured` of their GPUs.
     """
     carried = {(beat.model, beat.gpu, beat.tp): beat.step_model for beat in fleet if beat.step_model}
     found = []
     for kind in steps.group_by(["model", "gpu", "tp"]).aggregate([]).sort_by("gpu").to_pylist():
         key = (kind["model"], kind["gpu"], kind["tp"])
-        predict = _predictor(*key, carried.get(key))
+        predict = _predictor(*key, carried.get(key), measured.get(kind["gpu"]))
         rows = steps.filter(
             (pc.field("model") == key[0]) & (pc.field("gpu") == key[1]) & (pc.field("tp") == key[2])
         )
@@ -63,19 +65,13 @@ def by_gpu(found: Sequence[Calibration]) -> tuple[dict[str, float], float | None
     return scales, sum(c.error * c.measured_s for c in found) / total if total else None
 
 
-def _predictor(name: str, chip: str, tp: int, carried: StepModel | None) -> Predict | None:
+def _predictor(
+    name: str, kind: str, tp: int, carried: StepModel | None, probe: GpuProbe | None
+) -> Predict | None:
     try:
-        times = StepTime(gpu(chip), model(name), tp)
+        times = steps_of(name, kind, tp, carried=carried, probe=probe)
     except ValueError:
-        if carried is None:
-            return None
-        known = carried
-        return lambda prefill, decodes, kv: (
-            known.base_s
-            + prefill * known.prefill_token_s
-            + kv * known.kv_token_s
-            + decodes * known.sequence_s
-        )
+        return None
     return lambda prefill, decodes, kv: times.step(
         [(prefill, 0)] if prefill else [], decodes, kv, decodes + (prefill > 0)
     )

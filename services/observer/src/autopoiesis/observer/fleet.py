@@ -4,13 +4,15 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median, median_low
 
 import msgspec
 
 from autopoiesis.contracts.codec import encode
-from autopoiesis.contracts.messages.fleet import Heartbeat
+from autopoiesis.contracts.messages.fleet import Heartbeat, NodeInventory
 from autopoiesis.observer.rows import FleetRow
 from autopoiesis.observer.segments import Batch
+from autopoiesis.simulator.workload.window import GpuProbe
 
 KEYFRAME_S = 60.0
 """A replica that does not change is noted this often all the same: later readers need not go further back."""
@@ -48,6 +50,7 @@ class Fleet:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._inventories: dict[str, NodeInventory] = {}
         self._incarnation = uuid.uuid4().hex
         self._count = 0
 
@@ -58,6 +61,32 @@ class Fleet:
             self._known[beat.replica] = _Known(beat, now)
         elif known.heartbeat.incarnation != beat.incarnation or beat.beat > known.heartbeat.beat:
             known.heartbeat, known.heard_unix_s = beat, now
+
+    def equipped(self, inventory: NodeInventory) -> None:
+        self._inventories[inventory.node] = inventory
+
+    def probed(self) -> dict[str, GpuProbe]:
+        """What nodes measured of their GPUs, by type; where nodes differ, the median of each figure."""
+        found: dict[str, list[GpuProbe]] = {}
+        for node in self._inventories.values():
+            for kind in (
+                node.measured_flops.keys() & node.measured_bandwidth.keys() & node.memory_bytes.keys()
+            ):
+                found.setdefault(kind, []).append(
+                    GpuProbe(
+                        flops=node.measured_flops[kind],
+                        bandwidth=node.measured_bandwidth[kind],
+                        memory_bytes=node.memory_bytes[kind],
+                    )
+                )
+        return {
+            kind: GpuProbe(
+                flops=median(probe.flops for probe in probes),
+                bandwidth=median(probe.bandwidth for probe in probes),
+                memory_bytes=median_low(probe.memory_bytes for probe in probes),
+            )
+            for kind, probes in sorted(found.items())
+        }
 
     def current(self) -> list[Heartbeat]:
         """Replicas heard of lately, by name."""

@@ -14,7 +14,7 @@ from autopoiesis.contracts.slo import Objectives
 from autopoiesis.observer.columns import to_table
 from autopoiesis.observer.rows import PlanRow
 from autopoiesis.simulator.workload.snapshot import write_snapshot
-from autopoiesis.simulator.workload.window import FleetChange, InFlight, SnapshotInfo
+from autopoiesis.simulator.workload.window import FleetChange, GpuProbe, InFlight, SnapshotInfo
 
 WARM_UP_SHARE = 0.05
 WARM_UP_MOST_S = 10.0
@@ -33,6 +33,8 @@ class Material:
     objectives: Objectives
     step_scale: dict[str, float]
     step_error: float | None
+    probed: dict[str, GpuProbe] = field(default_factory=dict)
+    """By GPU type."""
     routers: int = 1
     plans: pa.Table = field(default_factory=lambda: to_table(PlanRow, []))
     """Monitoring steps of the scope's planner, columns of `rows.PlanRow`; empty where nothing is planned."""
@@ -62,6 +64,7 @@ def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
         in_flight=tuple(in_flight(material.requests, start_unix_s)),
         step_scale=material.step_scale,
         step_error=material.step_error,
+        probed=material.probed,
         routers=material.routers,
         planned=tuple(planned(material.plans, start_unix_s, end_unix_s)),
         start_s=loading_s(material.fleet, material.scope),

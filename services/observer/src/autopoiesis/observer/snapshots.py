@@ -133,7 +133,9 @@ class SnapshotMaker:
             )
         async with self._sources.plans.lock:
             plans = await asyncio.to_thread(self._sources.plans.segments.between, start, end)
-        scale, error = by_gpu(await asyncio.to_thread(calibrate, steps, self._observatory.fleet.current()))
+        seen = self._observatory.fleet
+        probed = seen.probed()
+        scale, error = by_gpu(await asyncio.to_thread(calibrate, steps, seen.current(), probed))
         material = Material(
             scope,
             requests,
@@ -141,6 +143,7 @@ class SnapshotMaker:
             self._objectives,
             scale,
             error,
+            probed=probed,
             routers=self._observatory.routers(start),
             plans=plans.filter(pc.field("scope") == scope),
         )

@@ -51,6 +51,16 @@ class InFlight(msgspec.Struct, frozen=True, kw_only=True):
     """All it was to produce, as far as known."""
 
 
+class GpuProbe(msgspec.Struct, frozen=True, kw_only=True):
+    """What one GPU of a type reached when its node measured it."""
+
+    flops: float
+    """Dense bf16 FLOP/s in large products."""
+    bandwidth: float
+    """Bytes per second in copying memory."""
+    memory_bytes: int
+
+
 class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the rows alone do not say. Seconds are from `start_unix_s` unless they are Unix times."""
 
@@ -68,6 +78,8 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Per GPU type: measured over modelled step time, from step telemetry; 1 where nothing was measured."""
     step_error: float | None = None
     """Relative error of modelled step times after that, where measured."""
+    probed: dict[str, GpuProbe] = {}
+    """By GPU type, where a node measured it: what modelled step times start from."""
     routers: int = 1
     block_tokens: int = 256
     """Estimated tokens behind each block hash."""
