@@ -5,18 +5,19 @@ import pytest
 from autopoiesis.worker.engines.vllm.steps import StepWatch
 
 
-def test_a_busy_engines_steps_last_from_end_to_end_and_the_first_as_long_as_it_was_waited_for() -> None:
+def test_a_busy_engines_steps_last_from_end_to_end_and_the_first_since_it_was_scheduled() -> None:
     watch = StepWatch(chunk_tokens=512, kv_capacity_tokens=1000, sample_s=0.0)
-    for now, waited, goes_on in (
-        (10.0, 0.3, True),
-        (10.2, 0.01, True),
-        (10.5, 0.01, False),
-        (20.0, 0.4, True),
+    for now, scheduled, goes_on in (
+        (10.0, 9.7, True),
+        (10.2, 10.1, True),
+        (10.5, 0.0, False),
+        (20.0, 0.0, False),
+        (30.0, 29.6, True),
     ):
         watch.step(
             now,
             1e9 + now,
-            waited_s=waited,
+            scheduled_at=scheduled,
             prefill_tokens=7,
             decode_sequences=3,
             kv_share=0.25,
@@ -32,7 +33,13 @@ def test_samples_are_taken_at_most_so_often() -> None:
     watch = StepWatch(chunk_tokens=512, kv_capacity_tokens=1000, sample_s=1.0)
     for i in range(100):
         watch.step(
-            5.0 + i * 0.1, 0.0, waited_s=0.1, prefill_tokens=0, decode_sequences=1, kv_share=0.0, goes_on=True
+            5.0 + i * 0.1,
+            0.0,
+            scheduled_at=4.9,
+            prefill_tokens=0,
+            decode_sequences=1,
+            kv_share=0.0,
+            goes_on=True,
         )
     assert len(watch.take()) == pytest.approx(10, abs=1)
 
@@ -48,7 +55,7 @@ def test_the_step_model_is_learned_from_steps() -> None:
         watch.step(
             now,
             now,
-            waited_s=duration,
+            scheduled_at=now - duration,
             prefill_tokens=prefill,
             decode_sequences=sequences,
             kv_share=share,

@@ -102,7 +102,7 @@ async def load(configure: Configure, progress: Callable[[float], None]) -> Loade
         disable_log_stats=engine_args.disable_log_stats,
     )
     llm.follow_clock()
-    observers[0].clock = lambda: llm.step_ended_at
+    observers[0].clock = lambda: (llm.scheduled_at, llm.step_ended_at)
     progress(0.9)
     tasks = await llm.get_supported_tasks()
     app = build_app(args, tasks, llm.model_config)

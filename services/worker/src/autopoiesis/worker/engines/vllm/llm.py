@@ -8,12 +8,15 @@ from typing import Any
 
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreEventType
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from autopoiesis.contracts.messages.infer import Generate
 
 ANSWERING: ContextVar[Generate | None] = ContextVar("answering", default=None)
 """The request in whose context vLLM's serving layer runs."""
+
+SCHEDULED = EngineCoreEventType.SCHEDULED
 
 OnPrompt = Callable[[Generate, list[int]], None]
 
@@ -26,14 +29,26 @@ class ResumingLLM(AsyncLLM):  # type: ignore[misc]
     step_ended_at = 0.0
     """When the core made the outputs that are handled now, seconds of the machine's monotonic clock."""
 
+    scheduled_at = 0.0
+    """When the core last scheduled one of those whose first output this is; 0 where it is nobody's first."""
+
     def follow_clock(self) -> None:
-        """Keep `step_ended_at`. Outputs wait in a queue: when they are handled here says little of when their step ended."""
+        """Keep these two. Outputs wait in a queue: when they are handled here says little of when their step ended."""
         core = self.engine_core
         receive = core.get_output_async
 
         async def stamped() -> Any:
             outputs = await receive()
             self.step_ended_at = outputs.timestamp
+            self.scheduled_at = max(
+                (
+                    event.timestamp
+                    for output in outputs.outputs
+                    for event in output.events or ()
+                    if event.type == SCHEDULED
+                ),
+                default=0.0,
+            )
             return outputs
 
         core.get_output_async = stamped

@@ -21,8 +21,8 @@ class Observer(StatLoggerBase):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
         self.config = vllm_config
-        self.clock: Callable[[], float] = time.monotonic
-        """When the step ended that is being recorded, monotonic seconds."""
+        self.clock: Callable[[], tuple[float, float]] = lambda: (0.0, time.monotonic())
+        """Of the step that is being recorded: when a request was scheduled that began with it (0: none), and its end; monotonic seconds."""
         self.steps = StepWatch(
             chunk_tokens=vllm_config.scheduler_config.max_num_batched_tokens,
             kv_capacity_tokens=self.kv_capacity_tokens,
@@ -50,10 +50,11 @@ class Observer(StatLoggerBase):  # type: ignore[misc]
         self._hits += scheduler_stats.prefix_cache_stats.hits
         details = scheduler_stats.iteration_details
         if details is not None and not details.is_dummy:
+            scheduled_at, ended_at = self.clock()
             self.steps.step(
-                self.clock(),
+                ended_at,
                 time.time(),
-                waited_s=details.elapsed_ms / 1e3,
+                scheduled_at=scheduled_at,
                 prefill_tokens=details.num_ctx_tokens,
                 decode_sequences=details.num_generation_requests,
                 kv_share=scheduler_stats.kv_cache_usage,

@@ -16,8 +16,8 @@ MEAN_WEIGHT: Final = 0.1
 class StepWatch:
     """Takes every step; keeps one record per `sample_s` seconds. Times are seconds of one monotonic clock.
 
-    vLLM plans a step while the last one runs, so a busy engine's step lasts from the end of the last one to its own end; the
-    first step after a pause lasts as long as vLLM waited for it.
+    vLLM plans a step while the last one runs, so a busy engine's step lasts from the end of the last one to its own end. The first
+    step after a pause lasts from when vLLM scheduled what it began with; where that is not told it is passed over.
     """
 
     def __init__(self, *, chunk_tokens: int, kv_capacity_tokens: int, sample_s: float) -> None:
@@ -39,15 +39,21 @@ class StepWatch:
         now: float,
         unix_now: float,
         *,
-        waited_s: float,
+        scheduled_at: float,
         prefill_tokens: int,
         decode_sequences: int,
         kv_share: float,
         goes_on: bool,
     ) -> None:
-        """A step ended `now`. `goes_on`: requests remain, so the next one follows at once."""
-        duration = now - self._ended_at if self._ended_at is not None else waited_s
-        self._ended_at = now if goes_on else None
+        """A step ended `now`. `goes_on`: requests remain, so the next one follows at once.
+
+        `scheduled_at`: the last time by then that a request was scheduled whose first tokens this step gave; 0 where none was.
+        """
+        before, self._ended_at = self._ended_at, now if goes_on else None
+        began = before or scheduled_at
+        if not began:
+            return
+        duration = now - began
         kv_tokens = round(kv_share * self._capacity)
         weight = MEAN_WEIGHT if self.mean_s else 1.0
         self.mean_s += weight * (duration - self.mean_s)
