@@ -74,6 +74,17 @@ def test_same_arguments_same_report(seed: int, routers: int, policy: str, noisy:
     assert columns(one) == columns(two)
 
 
+def test_a_priority_that_the_policy_leaves_out_is_the_class() -> None:
+    trace = gen.poisson(40, 20, mix=[gen.INTERACTIVE, gen.BATCH], seed=1)
+    slos = {"interactive": GOAL, "batch": SLO(ttft_s=8, tpot_s=0.2, priority=1)}
+    left_out, the_class, none = (
+        columns(evaluate(route(f"Assign(0{given})"), trace, "1xL4", slos))[:3]
+        for given in ("", ", priority=request.priority", ", priority=0")
+    )
+    assert left_out == the_class
+    assert left_out != none
+
+
 def test_seeds_differ() -> None:
     trace = gen.poisson(10, 30, seed=1)
     report = evaluate("random", trace, "2xL40S", GOAL, seeds=(0, 1))

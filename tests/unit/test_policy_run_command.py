@@ -21,7 +21,7 @@ def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
 def test_a_dispatch_policy_on_its_example(capsys: pytest.CaptureFixture[str]) -> None:
     code, answer = ran(capsys, "slo_triage")
     assert code == 0
-    assert answer["decision"] == {"replica": 1, "decode": -1, "priority": 0}
+    assert answer["decision"] == {"replica": 1, "decode": -1, "priority": None}
     assert 0 < answer["fuel"] < answer["fuel_limit"]
     assert answer["seconds"] > 0
     assert "predicted_ttft" in answer["reads"]["Replica"]

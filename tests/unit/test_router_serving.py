@@ -12,6 +12,7 @@ from autopoiesis.contracts.slo import STANDARD
 from autopoiesis.dispatch import Dispatcher, DispatchSettings
 from autopoiesis.dispatch import events as ev
 from autopoiesis.policy import library
+from autopoiesis.policy.language import compile_policy
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import Flight, Item
@@ -65,7 +66,7 @@ class Ear:
 
     def decided(self, seconds: float) -> None: ...
 
-    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
+    def sent(self, flight: Flight) -> dict[str, str]:
         return {}
 
     def resumed(self, flight: Flight, reason: str) -> None: ...
@@ -80,9 +81,9 @@ class Ear:
 
 
 class World:
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, source: str = library.source("round_robin"), **settings: Any) -> None:
         self.clock, self.wire, self.ear = Clock(), Wire(), Ear()
-        policy = library.load("round_robin")
+        policy = compile_policy(source, "dispatch")
         dispatcher = Dispatcher(
             DispatchSettings(**settings), router="r-1", policy=policy, compile=compile_activation
         )
@@ -109,12 +110,12 @@ class World:
                 )
             )
 
-    def submit(self, *, stream: bool = True) -> Flight:
+    def submit(self, *, stream: bool = True, klass: str = "") -> Flight:
         self.submitted += 1
         body = msgspec.json.encode(
             {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": stream}
         )
-        identity = Identities(STANDARD, b"k").read([])
+        identity = Identities(STANDARD, b"k").read([(b"x-slo-class", klass.encode())] if klass else [])
         flight = Flight(f"q{self.submitted}", read("chat", body), identity, msgspec.Raw(body), max_tokens=10)
         self.serving.submit(flight)
         return flight
@@ -140,6 +141,7 @@ async def answers(flight: Flight) -> list[Item]:
     return flight.take()
 
 
+ROUTE = "def route(request, replicas, ctx):\n    return Assign(0{})\n"
 FINISHED = Finished(seq=1, finish_reason="stop", prompt_tokens=3, output_tokens=2, first_token_s=0.2)
 
 
@@ -165,6 +167,15 @@ async def test_a_stream(world: World) -> None:
     )
     assert (entry.ttft_s, entry.tpot_s, entry.e2e_s) == (0.5, 0.25, 0.75)
     assert world.serving.in_flight == 0
+
+
+@pytest.mark.parametrize(("given", "passed_on"), [("", 1), (", priority=0", 0), (", priority=-7", -7)])
+async def test_a_priority_that_the_policy_leaves_out_is_the_class(given: str, passed_on: int) -> None:
+    world = World(library.source("round_robin").split("def route")[0] + ROUTE.format(given))
+    world.beat("a")
+    world.submit(klass="batch")
+    assert STANDARD.of("batch").priority == 1
+    assert [generate.priority for _, generate in world.wire.sent] == [passed_on]
 
 
 async def test_an_answer_that_came_whole_has_the_workers_first_token(world: World) -> None:

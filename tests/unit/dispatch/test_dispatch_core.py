@@ -53,6 +53,15 @@ def test_a_request_is_sent_where_the_policy_says() -> None:
     ]
 
 
+@pytest.mark.parametrize(("given", "sent"), [(None, 2), (0, 0), (-1, -1)])
+def test_a_priority_that_the_policy_leaves_out_is_the_class(given: int | None, sent: int) -> None:
+    core = dispatcher(always(Assign(0, priority=given)))
+    fed(core, 0.0, beat("a"))
+    (send,) = core.handle(0.0, arrival(priority=2))
+    assert isinstance(send, ev.Send)
+    assert send.priority == sent
+
+
 def test_the_decode_replica_travels_along() -> None:
     core = dispatcher(always(Assign(0, decode=1)))
     fed(core, 0.0, beat("a"), beat("b", role="decode"))

@@ -49,7 +49,7 @@ def test_worked_example_does_what_the_page_says() -> None:
         replica.prefix_hit_tokens = 0
     assert policy.route(request, fleet, context) == Assign(0)
     request.waited = 1.9
-    assert policy.route(request, fleet, context) == Assign(0, priority=1)
+    assert policy.route(request, fleet, context) == Assign(0, priority=1000)
     assert policy.title.startswith("Long prompts to fast replicas")
     assert policy.reads["Request"] == {"arrival", "ttft_slo", "prompt_tokens", "waited"}
 

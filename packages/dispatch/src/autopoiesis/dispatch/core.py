@@ -358,7 +358,7 @@ class Dispatcher:
                 replica=state.name,
                 nth=ticket.nth,
                 prompt_tokens=prompt,
-                priority=assign.priority,
+                priority=event.priority if assign.priority is None else assign.priority,
                 decode=offer.states[decode].name if decode >= 0 else "",
                 attempt=attempts + 1,
                 epoch=control.epoch,

@@ -217,12 +217,12 @@ class Assign:
     """Send the request to `replica`, an index into `replicas`.
 
     `decode` is the index of the decode replica where roles are split (-1: none); `priority` is passed on to the engine's
-    own queue, lower first.
+    own queue, lower first (None: the request's own, its class).
     """
 
     replica: int
     decode: int = -1
-    priority: int = 0
+    priority: int | None = None
 
 
 class _Verdict:

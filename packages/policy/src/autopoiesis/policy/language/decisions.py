@@ -43,9 +43,11 @@ def check_route(decision: Any, replicas: int) -> RouteDecision:
         raise InvalidDecision(
             f"Assign.decode is {described(decode)}; it is -1 or an index from 0 to {replicas - 1}"
         )
-    if type(priority) is not int or not -_PRIORITY_LIMIT <= priority < _PRIORITY_LIMIT:
+    if priority is not None and (
+        type(priority) is not int or not -_PRIORITY_LIMIT <= priority < _PRIORITY_LIMIT
+    ):
         raise InvalidDecision(
-            f"Assign.priority is {described(priority)}; it is an integer of at most 32 bits"
+            f"Assign.priority is {described(priority)}; it is an integer of at most 32 bits, or left out"
         )
     return decision
 

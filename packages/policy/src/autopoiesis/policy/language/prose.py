@@ -106,15 +106,14 @@ DISPATCH: Final = """\
 - A request that `route` sends to a `prefill` replica has its prompt computed there and goes on elsewhere; one sent to any other replica
   stays there. `Assign(p, decode=d)` names both at once, and `place_decode` is not asked, unless `d` is gone by then or is itself a
   `prefill` replica. `place_decode` answers with `Assign(index)`, of which nothing but the index counts; `HOLD`, `REJECT` and `prefill`
-  replicas are faults. Where there is no `place_decode`, the fallback chooses. Handing over happens in the simulator so far: the live
-  router leaves a request where `route` sent it.
+  replicas are faults. Where there is no `place_decode`, the fallback chooses.
 - `transfer_time` is, in `place_decode`, from where the prompt was computed, 0 for that replica itself; in `route`, where nothing is computed
   yet, as from another machine. It is 0 where engines do not tell sizes and speeds.
 - A new request is routed at once, before those that are held. `prioritize` is asked when a request is held for the first time, and again
   while it is held: each time that room may have appeared, for some of those that were asked longest ago. Its value orders held
   requests and nothing else; the lowest is offered first, of equal ones the first to arrive.
-- `Assign.priority` is another thing: an integer from -2**31 to 2**31 - 1 for the engine's own queue, lower first. The live router passes
-  on the request's class, `request.priority`, where it is 0.
+- `Assign.priority` is another thing: an integer from -2**31 to 2**31 - 1 for the engine's own queue, lower first. Where it is left out
+  or `None`, that is the request's class, `request.priority`; 0 is 0, as urgent as the highest class.
 """
 
 PLAN: Final = """\

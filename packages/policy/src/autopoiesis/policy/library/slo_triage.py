@@ -7,6 +7,7 @@ that can still be served in time; a shared backlog would make every request late
 
 API = 1
 
+LAST = 1_000_000
 PATIENCE = 60.0
 
 
@@ -18,7 +19,7 @@ def route(request, replicas, ctx):
     able = [r for r in replicas if meets(request, r)]
     if able:
         return Assign(max(able, key=lambda r: (r.prefix_hit_tokens, -r.predicted_ttft)).index)
-    return Assign(max(replicas, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=1)
+    return Assign(max(replicas, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=LAST)
 
 
 def meets(request, replica):

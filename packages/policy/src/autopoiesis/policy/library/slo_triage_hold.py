@@ -6,6 +6,7 @@ least, to the replica that is furthest behind already.
 
 API = 1
 
+LAST = 1_000_000
 PATIENCE = 60.0
 MARGIN = 0.8
 
@@ -21,7 +22,7 @@ def route(request, replicas, ctx):
     soonest = min(r.predicted_ttft for r in replicas)
     if request.waited + soonest <= MARGIN * min(request.ttft_slo, PATIENCE):
         return HOLD
-    return Assign(max(replicas, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=1)
+    return Assign(max(replicas, key=lambda r: (r.predicted_ttft, r.predicted_tpot)).index, priority=LAST)
 
 
 def meets(request, replica):
