@@ -41,6 +41,18 @@ def test_what_made_the_steps_is_found_though_some_were_disturbed() -> None:
     assert fit.error < 0.06
 
 
+def test_the_level_is_that_of_all_steps_though_long_ones_are_sampled_more_often() -> None:
+    """The clock stops at random moments and finds the longer ones the more often, as engines' sampling does."""
+    rng = random.Random(1)
+    steps = sampled(20_000, noise=0.4, disturbed=0.0)
+    fit = fit_affine(rng.choices(steps, [step.duration_s for step in steps], k=2_000))
+    modelled = sum(
+        fit.steps.step([(s.prefill_tokens, 0)], s.decode_sequences, s.kv_tokens, s.decode_sequences)
+        for s in steps
+    )
+    assert modelled == pytest.approx(sum(step.duration_s for step in steps), rel=0.04)
+
+
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(NotIdentifiableError, match="3 steps, at least 20"):
         fit_affine(sampled(3, noise=0.0, disturbed=0.0))

@@ -16,6 +16,8 @@ from autopoiesis.simulator.steptime import AffineSteps
 ENOUGH: Final = 20
 ORDINARY: Final = 0.1
 """Relative error beyond which a step pulls no harder: one that the machine disturbed says little of the engine."""
+TOO_SHORT: Final = 3.0
+"""Modelled over measured beyond which a record is no step: two were noticed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class AffineFit:
 
 def fit_affine(records: Sequence[StepRecord]) -> AffineFit:
     """Non-negative seconds per step, prompt token, KV token read and decoding sequence; robust, of relative errors.
+
+    Engines sample by time, so a step is in the records with a chance in proportion to its duration. Weighted by the inverse of
+    that, modelled and measured durations have the same sum: the level is that of all steps, not of those sampled.
 
     Coefficients that the steps do not tell apart fall to the larger one. Raises `NotIdentifiableError` for too few steps.
     """
@@ -51,6 +56,8 @@ def fit_affine(records: Sequence[StepRecord]) -> AffineFit:
     found = least_squares(
         errors, start + floor, bounds=(0.0, np.inf), loss="soft_l1", f_scale=ORDINARY, x_scale=seconds.mean()
     ).x
+    ratios = np.exp(errors(found))
+    found /= float(np.mean(ratios[ratios < TOO_SHORT]))
     base, prefill, kv, sequence = (found / scale).tolist()
     steps = AffineSteps(max(base, floor), prefill, kv, sequence)
     return AffineFit(steps, float(np.median(np.abs(np.expm1(errors(found))))), len(used))
