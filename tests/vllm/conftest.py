@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -53,6 +54,41 @@ def checkpoints(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> d
     return folders
 
 
+@contextmanager
+def installation(
+    supervisor: embedded.Supervisor, nats: embedded.NatsServer, node: str, **worker: str
+) -> Iterator[World]:
+    """A router, and a node whose engines are vLLM's; `worker` is its environment, without the prefix."""
+    port = embedded.free_port()
+    shared = {"AUTOPOIESIS_BUS_URL": nats.url}
+    router = supervisor.start(
+        f"router-{node}",
+        [sys.executable, "-m", "autopoiesis.router"],
+        env={**shared, "AUTOPOIESIS_ROUTER_PORT": str(port), "AUTOPOIESIS_ROUTER_NO_REPLICA_WAIT_S": "120"},
+        ready="notify",
+    )
+    process = supervisor.start(
+        f"worker-{node}",
+        ["nice", "-n", "19", sys.executable, "-m", "autopoiesis.worker"],
+        env={
+            **shared,
+            "AUTOPOIESIS_WORKER_NODE": node,
+            "AUTOPOIESIS_WORKER_ENGINE": "vllm",
+            "AUTOPOIESIS_WORKER_MODEL": A,
+            "AUTOPOIESIS_VLLM_DEVICES": "2xCPU",
+            "AUTOPOIESIS_VLLM_ENV": json.dumps(ENVIRONMENT),
+            **{f"AUTOPOIESIS_{name}": value for name, value in worker.items()},
+        },
+        ready="notify",
+        timeout=LOADING_S,
+        grace=60.0,
+    )
+    assert process.pid
+    yield World(f"http://127.0.0.1:{port}", psutil.Process(process.pid), nats.url)
+    process.stop()
+    router.stop()
+
+
 @pytest.fixture(scope="session")
 def world(
     vllm_python: str,
@@ -60,37 +96,16 @@ def world(
     supervisor: embedded.Supervisor,
     nats_server: embedded.NatsServer,
 ) -> Iterator[World]:
-    port = embedded.free_port()
-    shared = {"AUTOPOIESIS_BUS_URL": nats_server.url}
-    router = supervisor.start(
-        "router",
-        [sys.executable, "-m", "autopoiesis.router"],
-        env={**shared, "AUTOPOIESIS_ROUTER_PORT": str(port), "AUTOPOIESIS_ROUTER_NO_REPLICA_WAIT_S": "120"},
-        ready="notify",
-    )
-    worker = supervisor.start(
-        "worker",
-        ["nice", "-n", "19", sys.executable, "-m", "autopoiesis.worker"],
-        env={
-            **shared,
-            "AUTOPOIESIS_WORKER_NODE": "n1",
-            "AUTOPOIESIS_WORKER_ENGINE": "vllm",
-            "AUTOPOIESIS_WORKER_MODEL": A,
-            "AUTOPOIESIS_WORKER_REPLICAS": "2xCPU",
-            "AUTOPOIESIS_VLLM_PYTHON": vllm_python,
-            "AUTOPOIESIS_VLLM_DEVICES": "2xCPU",
-            "AUTOPOIESIS_VLLM_ARGS": ARGUMENTS + TOOLS,
-            "AUTOPOIESIS_VLLM_CHECKPOINTS": json.dumps(checkpoints),
-            "AUTOPOIESIS_VLLM_ENV": json.dumps(ENVIRONMENT),
-        },
-        ready="notify",
-        timeout=LOADING_S,
-        grace=60.0,
-    )
-    assert worker.pid
-    yield World(f"http://127.0.0.1:{port}", psutil.Process(worker.pid), nats_server.url)
-    worker.stop()
-    router.stop()
+    with installation(
+        supervisor,
+        nats_server,
+        "n1",
+        WORKER_REPLICAS="2xCPU",
+        VLLM_PYTHON=vllm_python,
+        VLLM_ARGS=ARGUMENTS + TOOLS,
+        VLLM_CHECKPOINTS=json.dumps(checkpoints),
+    ) as running:
+        yield running
 
 
 @pytest.fixture
