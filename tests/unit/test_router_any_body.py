@@ -78,7 +78,7 @@ class Nobody:
 
     def decided(self, seconds: float) -> None: ...
 
-    def sent(self, flight: Flight, send: ev.Send) -> dict[str, str]:
+    def sent(self, flight: Flight) -> dict[str, str]:
         return {}
 
     def resumed(self, flight: Flight, reason: str) -> None: ...

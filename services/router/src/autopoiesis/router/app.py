@@ -61,6 +61,7 @@ class Router:
     serving: Serving
     policies: Policies
     admission: Admission
+    reporting: Reporting
     shipper: Shipper
     faults: FaultReports
     link: Link
@@ -152,7 +153,14 @@ def assemble(
         max_body_bytes=_max_body_bytes(own, link),
     )
     status = Status(
-        dispatcher, serving, policies, admission, shipper, telemetry, lambda: expositions(transport.direct)
+        dispatcher,
+        serving,
+        policies,
+        admission,
+        shipper,
+        telemetry,
+        listener.settle,
+        lambda: expositions(transport.direct),
     )
     metrics.show(status.gauges)
     door = Doorkeeper(Path(own.keys) if own.keys else None)
@@ -160,7 +168,7 @@ def assemble(
     desk = Desk(serving, admission, door, metrics.invalid)
     app = api.create(status, operator, door, own.passthrough)
     servers = tuple(transport.direct.servers.values())
-    return Router(serving, policies, admission, shipper, faults, link, servers, door, desk, app)
+    return Router(serving, policies, admission, listener, shipper, faults, link, servers, door, desk, app)
 
 
 async def start(router: Router, settings: Settings, service: Service) -> None:
@@ -185,6 +193,7 @@ async def drain(router: Router, timeout_s: float) -> None:
     if not await router.serving.idle(timeout_s):
         log.warning("ending requests that still run", requests=router.serving.in_flight)
         router.serving.abandon("this router is shutting down")
+    router.reporting.settle()
     await router.faults.flush(FLUSH_S)
     await router.shipper.flush(FLUSH_S)
 

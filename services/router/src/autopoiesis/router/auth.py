@@ -66,6 +66,8 @@ class Doorkeeper:
         self._uses: dict[str, _Use] = {}
         self._stamp = self._look()
         self._keys: dict[str, Key] = load(path) if path else {}
+        self._good: dict[str, Key] = {}
+        """Keys by their text, of those that were shown: hashing them again costs more than all else here."""
 
     @property
     def closed(self) -> bool:
@@ -97,10 +99,9 @@ class Doorkeeper:
 
     def identify(self, headers: Headers, scope: KeyScope) -> Key:
         """The key that `headers` show. Raises ApiError: 401 where there is no valid one, 403 for one without `scope`."""
-        identity, secret = parts(_shown(headers))
-        key = self._keys.get(identity)
-        known = hmac.compare_digest(digest(secret), key.sha256 if key else _NOBODY)
-        if key is None or not known or key.revoked_unix_s is not None:
+        text = _shown(headers)
+        key = self._good.get(text) or self._recognize(text)
+        if key is None:
             raise ApiError(
                 401,
                 "this router wants a valid API key, as `Authorization: Bearer apo-…` or `x-api-key`",
@@ -110,6 +111,15 @@ class Doorkeeper:
         if scope not in key.scopes:
             message = f"API key {key.id} has no scope {scope}, but: {', '.join(key.scopes)}"
             raise ApiError(403, message, type="permission_error", code="insufficient_scope")
+        return key
+
+    def _recognize(self, text: str) -> Key | None:
+        identity, secret = parts(text)
+        key = self._keys.get(identity)
+        known = hmac.compare_digest(digest(secret), key.sha256 if key else _NOBODY)
+        if key is None or not known or key.revoked_unix_s is not None:
+            return None
+        self._good[text] = key
         return key
 
     async def watch(self) -> None:
@@ -125,6 +135,7 @@ class Doorkeeper:
         self._stamp = stamp
         try:
             self._keys = load(self._path)
+            self._good.clear()
         except OperatorError as error:
             log.error("API keys stay as they were", error=str(error))
         else:

@@ -30,6 +30,10 @@ _WANTED: Final = frozenset(
 )
 
 
+REMEMBERED: Final = 4096
+"""Askers whose headers were read before, and need not be again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What headers say of one request. Empty strings: unknown."""
@@ -51,10 +55,22 @@ class Identities:
     def __init__(self, objectives: Objectives, key: bytes) -> None:
         self._objectives = objectives
         self._key = key
+        self._known: dict[tuple[object, ...], Identity] = {}
 
     def read(self, headers: Iterable[tuple[bytes, bytes]], tenant: bytes = b"") -> Identity:
         """`tenant`, where it is known for certain, counts before headers. Raises BadRequestError naming the header that is wrong."""
-        found = {name: value for name, value in headers if name in _WANTED}
+        wanted = [header for header in headers if header[0] in _WANTED]
+        asked = (tenant, *wanted)
+        known = self._known.get(asked)
+        if known is None:
+            known = self._read(dict(wanted), tenant)
+            if not known.trace:  # each is another
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[asked] = known
+        return known
+
+    def _read(self, found: dict[bytes, bytes], tenant: bytes) -> Identity:
         klass = self._klass(found)
         objective = self._objectives.of(klass)
         tenant = tenant or found.get(b"x-tenant-id") or found.get(b"authorization", b"")

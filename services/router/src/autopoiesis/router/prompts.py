@@ -24,14 +24,17 @@ def digest(data: bytes) -> bytes:
 
 
 def block_hashes(text: bytes, key: bytes) -> tuple[int, ...]:
-    """Chained hashes of the full blocks of `text`, as 63-bit integers; of the first `MAX_BLOCKS` of them.
+    """Hashes of `text` up to the end of each full block, as 63-bit integers; of the first `MAX_BLOCKS` blocks.
 
-    Equal hashes at one position mean equal text up to the end of that block. `key` (at most 64 bytes) is the
+    Equal hashes at one position mean equal text up to there. `key` (at most 64 bytes) is the
     installation's secret: without it nobody can test whether a guessed prompt was seen.
     """
+    if len(text) < BLOCK_BYTES:
+        return ()
     hashes = []
-    chain = b""
+    so_far = blake2b(digest_size=8, key=key)
+    blocks = memoryview(text)
     for end in range(BLOCK_BYTES, min(len(text), MAX_BLOCKS * BLOCK_BYTES) + 1, BLOCK_BYTES):
-        chain = blake2b(chain + text[end - BLOCK_BYTES : end], digest_size=8, key=key).digest()
-        hashes.append(int.from_bytes(chain, "big") & _MASK)
+        so_far.update(blocks[end - BLOCK_BYTES : end])
+        hashes.append(int.from_bytes(so_far.digest(), "big") & _MASK)
     return tuple(hashes)

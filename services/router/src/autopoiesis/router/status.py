@@ -26,15 +26,17 @@ class Status:
         admission: Admission,
         shipper: Shipper,
         telemetry: Telemetry,
+        settle: Callable[[], None],
         servers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
-        """`servers`: what attached servers' own `/metrics` said last, by replica."""
+        """`settle` is called before metrics are read. `servers`: what attached servers' own `/metrics` said last, by replica."""
         self._dispatcher = dispatcher
         self._serving = serving
         self._policies = policies
         self._admission = admission
         self._shipper = shipper
         self._telemetry = telemetry
+        self._settle = settle
         self._servers = servers
 
     @property
@@ -42,6 +44,7 @@ class Status:
         return self._admission.models
 
     def exposition(self) -> bytes:
+        self._settle()
         own = self._telemetry.registry.collect()
         return self._telemetry.exposition() + reexport.exposition(
             self._serving.fleet.beats, self._servers(), own

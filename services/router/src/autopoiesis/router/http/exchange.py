@@ -195,8 +195,8 @@ class Exchange:
         if self._turn and not self.response_complete:
             try:
                 self._submit()
-            except Exception:
-                self._broken()
+            except Exception as error:
+                self._broken(error)
 
     def left(self) -> None:
         """The client has gone."""
