@@ -49,8 +49,8 @@ def mean_latencies(
     arriving = [(arrival(0.0), index, False) for index in range(clients.concurrency)]
     heapify(arriving)
     following = clients.concurrency
-    while arriving or replica.next_event_time() < math.inf:
-        event = replica.next_event_time()
+    while arriving or replica.next_event < math.inf:
+        event = replica.next_event
         if arriving and arriving[0][0] <= event:
             at, index, planned = heappop(arriving)
             due = joins(replica, at) if async_scheduling and not planned else at

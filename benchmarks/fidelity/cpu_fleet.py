@@ -1,4 +1,4 @@
-"""Four real vLLMs of unequal speed on this machine's processor, behind the real router over a real NATS."""
+"""Four real vLLMs of unequal speed on this machine's processor (`paced_worker`), behind the real router over a real NATS."""
 
 from __future__ import annotations
 
@@ -21,9 +21,14 @@ from autopoiesis.runtime import embedded
 from autopoiesis.runtime.bus import Bus, Received
 
 MODEL: Final = "tiny"
-LAYERS: Final = (2, 4, 8, 16)
-"""Of the four replicas' models: what makes their speeds unequal. All answer to one name."""
-HIDDEN: Final = 64
+PACES: Final = (1.0, 1.4, 2.0, 2.8)
+"""Of the four replicas' steps."""
+FLEET_RUNNING: Final = 8
+"""Sequences in a batch."""
+FLEET_ARGUMENTS: Final = (
+    *(*ARGUMENTS, "--max-num-seqs", str(FLEET_RUNNING)),
+    *("--worker-cls", "paced_worker.PacedWorker"),
+)
 START_S: Final = 900.0
 
 
@@ -55,8 +60,13 @@ class CpuFleet:
             env={"AUTOPOIESIS_BUS_URL": nats.url, "AUTOPOIESIS_ROUTER_PORT": str(port)},
             ready="notify",
         )
-        for layers in LAYERS:
-            await self._start_worker(supervisor, nats.url, folder, layers)
+        checkpoint = folder / "llama"
+        await asyncio.to_thread(write_llama, self._python, checkpoint, layers=2, hidden=64)
+        async with asyncio.TaskGroup() as starting:
+            for pace in PACES:
+                starting.create_task(
+                    asyncio.to_thread(self._start_worker, supervisor, nats.url, checkpoint, pace)
+                )
         async with asyncio.timeout(START_S):
             while not self._ready:  # noqa: ASYNC110 - heartbeats come several times a second
                 await asyncio.sleep(0.1)
@@ -75,29 +85,27 @@ class CpuFleet:
 
     @property
     def _ready(self) -> bool:
-        return [beat.state for beat in self.beats.values()] == ["ready"] * len(LAYERS)
+        return [beat.state for beat in self.beats.values()] == ["ready"] * len(PACES)
 
-    async def _start_worker(
-        self, supervisor: embedded.Supervisor, nats_url: str, folder: Path, layers: int
+    def _start_worker(
+        self, supervisor: embedded.Supervisor, nats_url: str, checkpoint: Path, pace: float
     ) -> None:
-        checkpoint = folder / f"llama-{layers}"
-        await asyncio.to_thread(write_llama, self._python, checkpoint, layers=layers, hidden=HIDDEN)
-        await asyncio.to_thread(
-            supervisor.start,
-            f"worker-{layers}",
+        paced = {"PACED_WORKER_PACE": str(pace), "PYTHONPATH": str(Path(__file__).parent)}
+        supervisor.start(
+            f"worker-{pace:g}",
             [sys.executable, "-m", "autopoiesis.worker"],
             env={
                 "AUTOPOIESIS_BUS_URL": nats_url,
-                "AUTOPOIESIS_WORKER_NODE": f"layers-{layers}",
+                "AUTOPOIESIS_WORKER_NODE": f"pace-{pace:g}",
                 "AUTOPOIESIS_WORKER_ENGINE": "vllm",
                 "AUTOPOIESIS_WORKER_MODEL": MODEL,
                 "AUTOPOIESIS_WORKER_REPLICAS": "1xCPU",
                 "AUTOPOIESIS_WORKER_CHUNK_INTERVAL_S": "0",
                 "AUTOPOIESIS_VLLM_PYTHON": self._python,
                 "AUTOPOIESIS_VLLM_DEVICES": "1xCPU",
-                "AUTOPOIESIS_VLLM_ARGS": " ".join(ARGUMENTS),
+                "AUTOPOIESIS_VLLM_ARGS": " ".join(FLEET_ARGUMENTS),
                 "AUTOPOIESIS_VLLM_CHECKPOINTS": json.dumps({MODEL: str(checkpoint)}),
-                "AUTOPOIESIS_VLLM_ENV": json.dumps(ENVIRONMENT),
+                "AUTOPOIESIS_VLLM_ENV": json.dumps(ENVIRONMENT | paced),
             },
             ready="notify",
             timeout=START_S,

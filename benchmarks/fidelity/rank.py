@@ -1,15 +1,21 @@
-"""Does the simulator put policies in the order in which a real fleet does?
+"""The simulator against a real fleet: does it put policies in the same order?
 
-    python benchmarks/fidelity/rank.py --python VENV/bin/python [--seconds 60] [--repeats 3] [--loads 0.7,0.95,1.2] [--json FILE]
+    python benchmarks/fidelity/rank.py --python VENV/bin/python [--seconds 18] [--repeats 2] [--loads 0.8,1.1] [--json FILE]
 
-Four real vLLMs of unequal speed run on this machine's processor behind the real router. A run under round robin is measured
-first: from its step telemetry each replica's step model is fitted, and from its latencies come the objectives and the time
-that requests spend outside the engines. Then each shipped policy serves the same conversations (shared prefixes, turns that wait for
-the one before) at each load, live and in the simulator. Load 1.0 is the simulated fleet's capacity for such requests.
+Four real vLLMs run on this machine's processor behind the real router. Four busy engines on a few cores would slow each other down,
+as no four machines do; therefore each step of their tiny model is drawn out by sleeping to a length that depends on its tokens
+and sequences, and differs between the replicas (`paced_worker.py`). Scheduling, batching, caches, telemetry and the way to the client
+are vLLM's and ours, undisturbed.
+
+A run under round robin comes first: from its step telemetry each replica's step model is fitted, and from its latencies come the
+objectives and the time that requests spend outside the engines. Then each shipped policy serves the same conversations (shared
+prefixes, each turn behind all that was said) at each load, live and in the simulator. Load 1.0 is the simulated fleet's capacity for
+such requests.
 
 Printed per load: goodput and p95 TTFT, measured beside simulated; Kendall's tau-b between the two orders; how well the measurement
-agrees with itself (mean tau between its repeats); and of the pairs of policies in the wrong order, how many differ by less
-than the noise of the measurement (two standard errors of the difference, over repeats).
+agrees with itself (mean tau between its repeats); and of the pairs of policies in the wrong order, how many differ by less than the
+noise of the measurement (two standard errors of a difference; the variance between repeats is pooled over the policies). A quarter
+of an hour; nothing else should run meanwhile.
 
 Keys, per load: `tau_goodput`, `tau_ttft`, `self_tau_goodput`, `self_tau_ttft`, `inversions_goodput`, `inversions_ttft` and `..._within_noise`.
 """
@@ -22,6 +28,7 @@ import json
 import math
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -29,8 +36,8 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from cpu_engine import BLOCK_TOKENS, CHUNK_TOKENS, KV_TOKENS, MAX_RUNNING
-from cpu_fleet import MODEL, CpuFleet
+from cpu_engine import BLOCK_TOKENS, CHUNK_TOKENS, KV_TOKENS
+from cpu_fleet import FLEET_RUNNING, MODEL, CpuFleet
 from scipy.stats import kendalltau
 
 from autopoiesis.cli.load import LoadResult, run_load
@@ -42,7 +49,6 @@ from autopoiesis.simulator.workload.generate import Lengths, Mix, sessions
 
 POLICIES: Final = (
     "round_robin",
-    "random",
     "least_requests",
     "power_of_two",
     "least_kv_tokens",
@@ -50,17 +56,20 @@ POLICIES: Final = (
     "session_affinity",
     "sglang_cache_aware",
     "preble",
-    "llumnix_freeness",
 )
-MIX: Final = Mix("default", 1.0, Lengths(60, 0.5, high=200), Lengths(40, 0.5, high=120))
-TURNS: Final = 3.0
+MIX: Final = Mix("default", 1.0, Lengths(120, 0.6, high=400), Lengths(40, 0.5, high=120))
+TURNS, THINK_S = 3.0, 1.5
+LEAD_TURNS: Final = 8
+"""Conversations that began so many thinking times earlier have their later turns in the run."""
 SYSTEM_TOKENS: Final = 256
-TRACE_BLOCK_TOKENS: Final = 64
+TRACE_BLOCK_TOKENS: Final = 256
+"""The router's own: 1024 bytes."""
 FIGURES: Final = ("goodput", "ttft")
-CALIBRATION_RATE: Final = 2.0
+CALIBRATION_RATE: Final = 5.0
 """Requests per second of the first run."""
-CALIBRATION_S: Final = 40.0
-"""Its shortest duration: every replica has to show some hundred steps."""
+CALIBRATION_S: Final = 30.0
+STEPS_COME_S: Final = 6.0
+"""Workers send steps every five seconds."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +84,20 @@ class Calibrated:
 
 
 def workload(rate: float, seconds: float, seed: int) -> Trace:
-    """`rate` requests per second in conversations."""
-    return sessions(
+    """`rate` requests per second in conversations, from the start on as many as are under way later."""
+    lead = LEAD_TURNS * THINK_S
+    trace = sessions(
         rate / TURNS,
-        seconds,
+        lead + seconds,
         turns=TURNS,
-        think_s=2.0,
+        think_s=THINK_S,
         system_tokens=SYSTEM_TOKENS,
         mix=MIX,
         block_tokens=TRACE_BLOCK_TOKENS,
+        closed_loop=False,
         seed=seed,
     )
+    return trace.shifted(-lead).between(0.0, seconds)
 
 
 def as_engines_count(trace: Trace, ratio: float) -> Trace:
@@ -99,11 +111,11 @@ def as_engines_count(trace: Trace, ratio: float) -> Trace:
     )
 
 
-async def calibrate(fleet: CpuFleet, seconds: float, seed: int) -> Calibrated:
+async def calibrate(fleet: CpuFleet, seed: int) -> Calibrated:
     await fleet.pin("round_robin")
-    trace = workload(CALIBRATION_RATE, max(seconds, CALIBRATION_S), seed)
-    result = await live(fleet, trace, SLO(ttft_s=math.inf, tpot_s=math.inf))
-    await asyncio.sleep(12.0)  # steps are sent every five seconds
+    trace = workload(CALIBRATION_RATE, CALIBRATION_S, seed)
+    result = await live(fleet, trace, SLO(ttft_s=math.inf, tpot_s=math.inf), seed)
+    await asyncio.sleep(STEPS_COME_S)
     finished = [record for record in result.records if record.outcome == "finished"]
     ratio = sum(record.prompt_tokens for record in finished) / int(trace.prompt_tokens[: len(finished)].sum())
     blocks = as_engines_count(trace, ratio).block_tokens
@@ -114,7 +126,7 @@ async def calibrate(fleet: CpuFleet, seconds: float, seed: int) -> Calibrated:
         config = EngineConfig(
             kv_capacity_tokens=KV_TOKENS,
             max_batched_tokens=CHUNK_TOKENS,
-            max_running=MAX_RUNNING,
+            max_running=FLEET_RUNNING,
             block_tokens=BLOCK_TOKENS,
             prefix_block_tokens=blocks,
         )
@@ -133,16 +145,18 @@ async def outside(fleet: Fleet, trace: Trace, ratio: float, slo: SLO, ttft: Sequ
     return max(0.0, statistics.median(ttft) - ours["round_robin"]["ttft_p50"])
 
 
-async def live(fleet: CpuFleet, trace: Trace, slo: SLO) -> LoadResult:
+async def live(fleet: CpuFleet, trace: Trace, slo: SLO, seed: int) -> LoadResult:
+    """Prompts of another `seed` are other words, so that no run hits what an earlier one left in the caches."""
+    goals = objectives(slo, ("default",))
     return await run_load(
-        fleet.url, trace, model=MODEL, classes=objectives(slo, ("default",)), lengths="pin", timeout=600.0
+        fleet.url, trace, model=MODEL, classes=goals, lengths="pin", timeout=600.0, seed=seed
     )
 
 
 def simulate(
     calibrated: Calibrated, trace: Trace, policies: Sequence[str], seconds: float
 ) -> dict[str, dict[str, float]]:
-    """Requests within their objectives per second of the `seconds` over which conversations began, and percentiles of TTFT."""
+    """Requests within their objectives per second of the `seconds` in which they arrived, and percentiles of TTFT."""
     reports = evaluate_many(
         policies,
         as_engines_count(trace, calibrated.token_ratio),
@@ -188,7 +202,8 @@ def compare(measured: Measured, simulated: dict[str, dict[str, float]]) -> dict[
 def agreement(name: str, real: dict[str, list[float]], ours: dict[str, float]) -> dict[str, float]:
     means = {policy: statistics.fmean(values) for policy, values in real.items()}
     wrong = [(a, b) for a, b in combinations(POLICIES, 2) if (means[a] - means[b]) * (ours[a] - ours[b]) < 0]
-    noise = [pair for pair in wrong if abs(means[pair[0]] - means[pair[1]]) < 2 * standard_error(real, pair)]
+    noise = 2 * standard_error(real)
+    near = [pair for pair in wrong if abs(means[pair[0]] - means[pair[1]]) < noise]
     repeats = len(next(iter(real.values())))
     itself = [
         tau([real[p][i] for p in POLICIES], [real[p][j] for p in POLICIES])
@@ -198,11 +213,12 @@ def agreement(name: str, real: dict[str, list[float]], ours: dict[str, float]) -
         f"tau_{name}": tau([means[p] for p in POLICIES], [ours[p] for p in POLICIES]),
         f"self_tau_{name}": statistics.fmean(itself) if itself else math.nan,
         f"inversions_{name}": len(wrong),
-        f"inversions_{name}_within_noise": len(noise),
+        f"inversions_{name}_within_noise": len(near),
     }
     print(
         f"{name:>8}: tau {keys[f'tau_{name}']:.2f} (the measurement with itself {keys[f'self_tau_{name}']:.2f});"
-        f" {len(wrong)} of {math.comb(len(POLICIES), 2)} pairs in the wrong order, {len(noise)} of them within noise"
+        f" {len(wrong)} of {math.comb(len(POLICIES), 2)} pairs in the wrong order, {len(near)} of them within noise"
+        f" ({noise:.3f})"
     )
     return keys
 
@@ -211,52 +227,62 @@ def tau(a: Sequence[float], b: Sequence[float]) -> float:
     return float(kendalltau(a, b).statistic)
 
 
-def standard_error(real: dict[str, list[float]], pair: tuple[str, str]) -> float:
-    """Of the difference of two policies' means; without repeats nothing can be told apart."""
-    if min(len(real[policy]) for policy in pair) < 2:
+def standard_error(real: dict[str, list[float]]) -> float:
+    """Of the difference of two policies' means; infinite without repeats, where nothing can be told apart."""
+    repeats = len(next(iter(real.values())))
+    if repeats < 2:
         return math.inf
-    return math.sqrt(sum(statistics.variance(real[policy]) / len(real[policy]) for policy in pair))
+    return math.sqrt(2 * statistics.fmean(statistics.variance(values) for values in real.values()) / repeats)
 
 
 async def rank(
     python: str, seconds: float, repeats: int, loads: Sequence[float], seed: int
 ) -> dict[str, object]:
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+    tell("starting four vLLMs")
     async with CpuFleet(python) as fleet:
-        calibrated = await calibrate(fleet, seconds, seed)
+        tell("calibrating")
+        calibrated = await calibrate(fleet, seed)
         most = capacity(
             calibrated.fleet, as_engines_count(workload(10.0, 300.0, seed), calibrated.token_ratio)
         )
-        fits = ", ".join(f"{name} {error:.0%}" for name, error in calibrated.errors.items())
-        print(f"capacity {most:.2f} requests/s; step models fitted, median errors: {fits}")
-        print(
-            f"objectives: first token {calibrated.slo.ttft_s:.3f} s, then {calibrated.slo.tpot_s:.3f} s each;"
-            f" {calibrated.latency_s * 1e3:.0f} ms outside the engines"
-        )
+        print_calibration(calibrated, most)
         result: dict[str, object] = {"capacity_rps": most, "step_err": calibrated.errors}
+        number = seed
         for load in loads:
             trace = workload(load * most, seconds, seed + 1)
             measured: Measured = {policy: [] for policy in POLICIES}
-            for repeat in range(
-                repeats
-            ):  # policies in turn, so that a slow drift of the machine meets all of them
+            for repeat in range(repeats):  # policies in turn: a drift of the machine meets all of them
                 for policy in POLICIES:
+                    number += 1
                     await fleet.pin(policy)
-                    seen = (await live(fleet, trace, calibrated.slo)).overall
+                    seen = (await live(fleet, trace, calibrated.slo, number)).overall
                     measured[policy].append({"goodput": seen.met / seconds, "ttft": seen.ttft.p95})
-                    print(f"  load {load:.0%}, run {repeat + 1}, {policy}", file=sys.stderr)
+                    tell(f"load {load:.0%}, run {repeat + 1} of {repeats}, {policy}: {seen.met} in time")
             print(f"\nload {load:.0%}: {len(trace)} requests, measured and simulated")
             result[f"{load:g}"] = compare(measured, simulate(calibrated, trace, POLICIES, seconds))
         return result
 
 
+def print_calibration(found: Calibrated, most: float) -> None:
+    fits = ", ".join(f"{name} {error:.0%}" for name, error in found.errors.items())
+    print(f"capacity {most:.2f} requests/s; step models fitted, median errors: {fits}")
+    print(
+        f"objectives: first token {found.slo.ttft_s:.3f} s, then {found.slo.tpot_s:.3f} s each;"
+        f" {found.latency_s * 1e3:.0f} ms outside the engines; {found.token_ratio:.2f} engine tokens per estimated one"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Simulated against measured order of policies.")
     parser.add_argument("--python", required=True, help="interpreter that has vLLM and the worker")
-    parser.add_argument(
-        "--seconds", type=float, default=60.0, help="over which each run's conversations begin"
-    )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--loads", default="0.7,0.95,1.2")
+    parser.add_argument("--seconds", type=float, default=18.0, help="of each run")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--loads", default="0.8,1.1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the keys there")
     args = parser.parse_args()

@@ -1,15 +1,19 @@
 """The simulator against a real vLLM on this machine's processor.
 
-    python benchmarks/fidelity/vllm_cpu.py --python VENV/bin/python [--seconds 60] [--repeats 3] [--json FILE]
+    python benchmarks/fidelity/vllm_cpu.py --python VENV/bin/python [--seconds 40] [--repeats 3] [--json FILE]
 
 A small Llama with random weights runs in real vLLM (the worker's own engine, `make test-vllm` sets the environment up) under
-Poisson load at 30, 70 and 110 % of its capacity, which a closed loop measures first. At 70 % an affine step model is fitted to
-the engine's own step telemetry, and the constant time that requests spend outside the engine to the difference in TTFT; the
-other two loads are predicted. Each load runs `--repeats` times with the same arrivals: what the runs differ from each other is
-the machine's noise, and no error below it means anything.
+Poisson load at 30, 70 and 110 % of its capacity, which a batch that is always full shows first. At 70 % an affine step model is
+fitted to the engine's own step telemetry, and the constant time that requests spend outside the engine to the difference in
+TTFT; the other two loads are predicted. Each load runs `--repeats` times with the same arrivals: what the runs differ from each
+other is the machine's noise, and no error below it means anything. Eight minutes; nothing else should run meanwhile.
 
-Keys, per load: `ttft_err`, `tpot_err`, `e2e_err` (simulated over measured mean, less 1, medians over the repeats) and `..._noise` (widest
-difference between two repeats' means, over their mean). Shares: 0.01 is 1 %.
+Near and beyond capacity waiting multiplies small errors: at 110 % a queue grows by the tenth that comes too many, so that an
+engine 5 % slower has half as much again to wait for. Therefore `pace` tells beside each load what the error in the mean
+end-to-end time amounts to in the engine's speed: modelled steps would have to be that much shorter to give the measured mean.
+
+Keys, per load: `ttft_err`, `tpot_err`, `e2e_err` (simulated over measured mean, less 1, medians over the repeats), `pace_err`, and
+`..._noise` (widest difference between two repeats' figures, over their mean). Shares: 0.01 is 1 %.
 """
 
 from __future__ import annotations
@@ -30,14 +34,17 @@ import numpy as np
 from cpu_engine import BLOCK_TOKENS, CHUNK_TOKENS, KV_TOKENS, MAX_RUNNING, CpuEngine, Work, write_llama
 
 from autopoiesis.contracts.messages.telemetry import StepRecord
-from autopoiesis.simulator.calibrate import AffineFit, RequestSample, Times, fit_affine, play
+from autopoiesis.simulator.calibrate import RequestSample, Times, fit_affine, play
 from autopoiesis.simulator.engine import EngineConfig
+from autopoiesis.simulator.steptime import AffineSteps
 
 LOADS: Final = (0.3, 0.7, 1.1)
 FITTED: Final = 0.7
 PROMPT: Final = (120.0, 0.6, 16, 1000)
 OUTPUT: Final = (40.0, 0.6, 4, 200)
 """Lognormal lengths in tokens: median, sigma, least, most."""
+PACES: Final = (0.2, 5.0)
+HALVINGS: Final = 12
 
 FIGURES: Final = ("ttft", "tpot", "e2e")
 CONFIG: Final = EngineConfig(
@@ -66,13 +73,14 @@ def poisson(rate: float, seconds: float, seed: int) -> list[Work]:
 
 
 async def capacity(engine: CpuEngine, seed: int) -> float:
-    """Requests per second with the batch always full."""
+    """Requests per second while more wait than fit into the batch."""
     rng = np.random.default_rng(seed)
-    n = 8 * MAX_RUNNING
+    n = 12 * MAX_RUNNING
     work = [Work(0.0, p, o) for p, o in zip(lengths(PROMPT, n, rng), lengths(OUTPUT, n, rng), strict=True)]
-    began = time.monotonic()
-    await engine.play(work, seed=seed)
-    return n / (time.monotonic() - began)
+    requests = await engine.play(work)
+    begun = sorted(request.first_token_s for request in requests)
+    full, empty = begun[MAX_RUNNING - 1], begun[-1]
+    return sum(full < request.end_s <= empty for request in requests) / (empty - full)
 
 
 def means(requests: Sequence[RequestSample], times: Sequence[Times]) -> dict[str, float]:
@@ -87,9 +95,30 @@ def measured(requests: Sequence[RequestSample]) -> dict[str, float]:
     return means(requests, [Times(r.first_token_s, r.end_s) for r in requests])
 
 
-def overhead(requests: Sequence[RequestSample], fit: AffineFit) -> float:
+def simulated(
+    requests: Sequence[RequestSample], steps: AffineSteps, late_s: float, pace: float = 1.0
+) -> dict[str, float]:
+    """The same by the model, its steps `pace` times as long. vLLM schedules synchronously on processors."""
+    slower = AffineSteps(*(pace * value for value in steps.step_coefficients()))
+    times = play(requests, slower, CONFIG, request_overhead_s=late_s, async_scheduling=False)
+    return means(requests, times)
+
+
+def pace(requests: Sequence[RequestSample], steps: AffineSteps, late_s: float) -> float:
+    """The factor on the model's steps with which its mean end-to-end time is the measured one."""
+    wanted, low, high = measured(requests)["e2e"], *PACES
+    for _ in range(HALVINGS):
+        middle = math.sqrt(low * high)
+        if simulated(requests, steps, late_s, middle)["e2e"] < wanted:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(low * high)
+
+
+def overhead(requests: Sequence[RequestSample], steps: AffineSteps) -> float:
     """Median seconds by which first tokens come later than the steps say."""
-    times = play(requests, fit.steps, CONFIG)
+    times = play(requests, steps, CONFIG, async_scheduling=False)
     late = [r.first_token_s - t.first_token_s for r, t in zip(requests, times, strict=True)]
     return max(0.0, statistics.median(late))
 
@@ -103,39 +132,45 @@ async def measure(
     """Capacity in requests/s, every run's requests by load, and the steps of the fitted load's runs."""
     steps: list[StepRecord] = []
     runs: Runs = {load: [] for load in LOADS}
+    began = time.monotonic()
+
+    def tell(what: str) -> None:
+        print(f"{time.monotonic() - began:6.0f} s  {what}", file=sys.stderr, flush=True)
+
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_llama(python, Path(folder), layers=4, hidden=64)
+        tell("starting vLLM")
+        checkpoint = await asyncio.to_thread(write_llama, python, Path(folder), layers=4, hidden=64)
         async with CpuEngine(python, checkpoint) as engine:
             await capacity(engine, seed)
             most = await capacity(engine, seed + 1)
-            for repeat in range(
-                repeats
-            ):  # loads in turn, so that a slow drift of the machine meets all of them
+            tell(f"capacity {most:.1f} requests/s; {repeats * len(LOADS)} runs of {seconds:g} s follow")
+            for repeat in range(repeats):  # loads in turn: a drift of the machine meets all of them
                 for load in LOADS:
-                    runs[load].append(
-                        await engine.play(poisson(load * most, seconds, seed), seed=seed + repeat)
-                    )
+                    runs[load].append(await engine.play(poisson(load * most, seconds, seed)))
                     if load == FITTED:
                         steps += engine.steps
-                    print(f"  load {load:.0%}, run {repeat + 1} of {repeats}", file=sys.stderr)
+                    e2e = measured(runs[load][-1])["e2e"]
+                    tell(f"load {load:.0%}, run {repeat + 1} of {repeats}: {e2e:.3f} s end to end")
     return most, runs, steps
 
 
-def report(most: float, runs: Runs, steps: Sequence[StepRecord]) -> dict[str, object]:
+def report(most: float, runs: Runs, records: Sequence[StepRecord]) -> dict[str, object]:
     """Fit, predict, print, and return the keys."""
-    fit = fit_affine(steps)
-    late = statistics.median(overhead(requests, fit) for requests in runs[FITTED])
+    fit = fit_affine(records)
+    steps = fit.steps
+    late = statistics.median(overhead(requests, steps) for requests in runs[FITTED])
     print(f"capacity {most:.1f} requests/s; {fit.observations} steps fitted, median error {fit.error:.1%}")
     print(
-        f"step = {fit.steps.base * 1e3:.2f} ms + {fit.steps.per_prefill_token * 1e6:.2f} us/prompt token"
-        f" + {fit.steps.per_kv_token * 1e9:.2f} ns/KV token + {fit.steps.per_sequence * 1e6:.1f} us/sequence;"
+        f"step = {steps.base * 1e3:.2f} ms + {steps.per_prefill_token * 1e6:.2f} us/prompt token"
+        f" + {steps.per_kv_token * 1e9:.2f} ns/KV token + {steps.per_sequence * 1e6:.1f} us/sequence;"
         f" {late * 1e3:.1f} ms outside the engine"
     )
     print(f"{'load':>6} {'':8} {'mean':>6} {'measured s':>11} {'simulated s':>12} {'error':>8} {'noise':>7}")
     result: dict[str, object] = {"capacity_rps": most, "steps": fit.observations, "step_err": fit.error}
     for load, repeats in runs.items():
         real = [measured(requests) for requests in repeats]
-        ours = [means(r, play(r, fit.steps, CONFIG, request_overhead_s=late)) for r in repeats]
+        ours = [simulated(requests, steps, late) for requests in repeats]
+        kind = "fitted" if load == FITTED else "predicted"
         keys: dict[str, float] = {}
         for name in FIGURES:
             values = [figures[name] for figures in real]
@@ -143,9 +178,14 @@ def report(most: float, runs: Runs, steps: Sequence[StepRecord]) -> dict[str, ob
             keys[f"{name}_err"] = statistics.median(errors)
             keys[f"{name}_noise"] = (max(values) - min(values)) / statistics.fmean(values)
             print(
-                f"{load:6.0%} {'fitted' if load == FITTED else 'predicted':>9} {name:>5} {statistics.fmean(values):11.4f}"
-                f" {statistics.fmean(mine[name] for mine in ours):12.4f} {keys[f'{name}_err']:8.1%} {keys[f'{name}_noise']:7.1%}"
+                f"{load:6.0%} {kind:>9} {name:>5} {statistics.fmean(values):11.4f}"
+                f" {statistics.fmean(mine[name] for mine in ours):12.4f}"
+                f" {keys[f'{name}_err']:8.1%} {keys[f'{name}_noise']:7.1%}"
             )
+        paces = [pace(requests, steps, late) for requests in repeats]
+        keys["pace_err"] = 1 / statistics.median(paces) - 1
+        keys["pace_noise"] = (max(paces) - min(paces)) / statistics.fmean(paces)
+        print(f"{load:6.0%} {kind:>9} {'pace':>5} {'':24} {keys['pace_err']:8.1%} {keys['pace_noise']:7.1%}")
         result[f"{load:g}"] = {**keys, "requests": sum(map(len, repeats))}
     return result
 
@@ -153,7 +193,7 @@ def report(most: float, runs: Runs, steps: Sequence[StepRecord]) -> dict[str, ob
 def main() -> int:
     parser = argparse.ArgumentParser(description="Simulated against real vLLM on this processor.")
     parser.add_argument("--python", required=True, help="interpreter that has vLLM and the worker")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of each run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the keys there")
