@@ -315,7 +315,7 @@ async def test_show_prompt_says_what_a_cycle_would_send(store, role_urls, blobs)
         await unit.snapshots.add(ready, path=str(blobs.path(ready.snapshot)))
     flags = {"scope": SCOPE, "database.url": role_urls["synthesizer"], "blobs.dir": str(blobs.directory)}
     text = await show_prompt(Settings.load(SynthesizerSettings, env={}, flags=flags))
-    for part in ("predicted_ttft", "Not in the language", "INCUMBENT", "class batch", "1 x H100", "SEARCH"):
+    for part in ("predicted_ttft", "What may not, and why", "INCUMBENT", "class batch", "1 x H100", "SEARCH"):
         assert part in text
     assert "secret" not in text
 

@@ -9,9 +9,9 @@ from plan_world import context as plan_context
 from plan_world import makespan
 
 from autopoiesis.dispatch.settings import DispatchSettings
-from autopoiesis.policy.api import VIEWS, Assign
+from autopoiesis.policy.api import KINDS, VIEWS, VIEWS_OF, Assign
 from autopoiesis.policy.fields import FIELDS
-from autopoiesis.policy.language import compile_policy, docs
+from autopoiesis.policy.language import compile_policy, docs, reference
 from autopoiesis.policy.language.compiler import DEFAULT_FUEL
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -26,6 +26,13 @@ def example() -> str:
 
 def test_grammar_page_is_what_the_tables_say() -> None:
     assert (DOCS / "policy-language.md").read_text(encoding="utf-8") == docs.page()
+
+
+def test_the_page_is_made_of_what_a_language_model_is_told() -> None:
+    for kind in KINDS:
+        told = [*reference.language(kind).splitlines(), *reference.interface(kind).splitlines()]
+        assert set(told) <= set(docs.page().splitlines())
+        assert {view in reference.interface(kind) for view in VIEWS_OF[kind]} == {True}
 
 
 def test_every_field_has_a_meaning() -> None:

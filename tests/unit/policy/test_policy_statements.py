@@ -12,7 +12,15 @@ from plain import plain
 from plan_world import context, makespan
 
 from autopoiesis.policy.api import Assign, Replicas
-from autopoiesis.policy.language import InvalidDecision, PolicyFault, compile_policy, docs, prose, verify
+from autopoiesis.policy.language import (
+    InvalidDecision,
+    PolicyFault,
+    compile_policy,
+    docs,
+    prose,
+    reference,
+    verify,
+)
 
 PRIORITIZE = "def prioritize(request, ctx):\n    return 0.0\n\n\n"
 HELPERS = "def first(x):\n    return x\n\n\ndef second(x):\n    return 2 * x\n\n\ndef apply(f, x):\n    return f(x)\n\n\n"
@@ -124,7 +132,7 @@ def test_the_example_of_fuel_is_what_it_costs() -> None:
     )
     assert found is not None
     per_replica, fixed, hundred, most = (int(figure.replace(",", "")) for figure in found.groups())
-    policy = compile_policy(docs._LEAST + docs._SCORE, "dispatch")
+    policy = compile_policy(reference._LEAST + reference._SCORE, "dispatch")
     policy.route(*state(7, 100))
     assert policy.fuel_used == hundred == fixed + 100 * per_replica
     policy.route(*state(7, most))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopoiesis.contracts.messages.policy import Kind, Score
+from autopoiesis.policy.language import reference
 from autopoiesis.synthesizer.candidates import Scored
 from autopoiesis.synthesizer.proposers.base import Task
-from autopoiesis.synthesizer.reference import api_reference, language_reference
 
 Message = dict[str, str]
 """`role` and `content` of one chat message."""
@@ -128,8 +128,8 @@ def _system(task: Task) -> str:
                 f"You write {kind} policies for a cluster that serves large language models. A policy is a short program; the system "
                 f"runs it {_WHERE[kind]}, so it must be fast and must never fault."
             ),
-            f"# Interface\n{api_reference(kind)}",
-            f"# Language\n{language_reference()}",
+            f"# Language\n\n{reference.language(kind)}",
+            f"# Interface\n\n{reference.interface(kind)}",
             f"# Objective\n{objective}",
         ]
     )

@@ -1,4 +1,4 @@
-"""The sentences of docs/policy-language.md; `docs` puts them together with the tables."""
+"""The sentences about the language and its interface; `reference` puts them together with the tables."""
 
 from __future__ import annotations
 
@@ -98,8 +98,14 @@ Out of fuel, an exception or an invalid answer: the built-in fallback decides th
 {limits}
 """
 
+SEES: Final = """\
+## What {kind} policies see
+
+Times are seconds, sizes tokens, unless said otherwise.
+"""
+
 DISPATCH: Final = """\
-## Dispatch in detail
+### Dispatch in detail
 
 - `replicas` is never empty: a request for which no replica is ready waits without a question. It holds *every* ready replica of the
   model, those of role `prefill` and `decode` too.
@@ -112,18 +118,20 @@ DISPATCH: Final = """\
 - A new request is routed at once, before those that are held. `prioritize` is asked when a request is held for the first time, and again
   while it is held: each time that room may have appeared, for some of those that were asked longest ago. Its value orders held
   requests and nothing else; the lowest is offered first, of equal ones the first to arrive.
+- A `HOLD` ends, at the latest, in the fallback's decision (`hold_max_s`). `REJECT` is a missed objective; it counts only before
+  anything was sent and within the operator's largest share of rejects (`max_reject_share`), else the fallback decides.
 - `Assign.priority` is another thing: an integer from -2**31 to 2**31 - 1 for the engine's own queue, lower first. Where it is left out
   or `None`, that is the request's class, `request.priority`; 0 is 0, as urgent as the highest class.
 """
 
 PLAN: Final = """\
-## Plans in detail
-
 ### Replicas
 
 | field | type | meaning |
 |---|---|---|
 {replicas}
+
+### Plans in detail
 
 - A plan is a list or tuple. It may be empty where no model has `min_replicas` or requests. Entries of one kind add up. Per type, the sum of
   `tp` x `count` is at most the pool's `count`, and its `quota` if that is not 0; per model, the sum of `count` is within `min_replicas` and
@@ -135,7 +143,9 @@ PLAN: Final = """\
 - `ctx.last` and the entries of `ctx.history` have `step`, `now`, `models`, `gpus` and `plan`. Their `last` is None, their `history` empty, their
   `toolkit` None; `ctx.toolkit` takes their models and pools as well. Where there is a `ctx.plan` there is a `ctx.last`. A model keeps its
   index; new ones come at the end.
-- `schedule` may be called without `should_reschedule`, where there is no plan yet or the old one cannot go on.
+- `should_reschedule` is asked first, so it has to answer `True` where `ctx.plan` is `None` or the fleet's GPUs no longer carry it. Where
+  steps are replayed one by one, `schedule` is called without asking in these two cases. A live fleet is left alone for a while after a
+  change, unless its GPUs change too.
 """
 
 REPLICAS: Final = {
