@@ -13,11 +13,21 @@ import agentic
 from autopoiesis.policy import library
 from autopoiesis.simulator.intervals import Assumptions, CostModel, PlanTrace, paper
 from autopoiesis.simulator.intervals.bound import Bound, lower_bound
+from autopoiesis.simulator.intervals.generate import KINDS
 
 HERE = Path(__file__).parent
 EVOLVED = HERE / "evolved"
 DATA = HERE.parents[2] / "shared" / "data" / "paper"
 """Where the paper's figures lie unless `--data` says otherwise: beside the checkout."""
+KIND_OF = {
+    "volatile": "table2/volatile",
+    "stable": "table2/stable",
+    "elastic": "table3/",
+    "spot": "fig7/SpotServe/",
+}
+"""Cases by the kind of generated trace that they resemble."""
+FIRST_SEED = 1000
+"""Of generated traces to evolve on."""
 BOUNDED_TYPES = 3
 """GPU types beyond which the bound's states do not fit in memory."""
 
@@ -214,6 +224,12 @@ def measured_rivals(case: Case) -> dict[str, str]:
     """Who is compared under measured time, by name: the seeds, and for calls a stronger one of ours that no search has seen."""
     ours = {"agentic_milp_cached": source_of("agentic_milp_cached")} if case.trace.rounds else {}
     return seeds(case) | ours
+
+
+def others(case: Case, count: int) -> list[PlanTrace]:
+    """Generated traces of the case's kind to evolve on beside its own; `fresh.py` takes other seeds. None for kinds without a generator."""
+    kind = next((kind for kind, prefix in KIND_OF.items() if case.key.startswith(prefix)), None)
+    return [KINDS[kind](FIRST_SEED + number) for number in range(count)] if kind else []
 
 
 def bound_of(case: Case) -> Bound | None:

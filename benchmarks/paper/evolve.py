@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cases import DATA, Case, bound_of, load, seeds
+from cases import DATA, Case, bound_of, load, others, seeds
 
 from autopoiesis.policy.jail import Jail, Limits
 from autopoiesis.policy.language import policy_hash
@@ -60,13 +60,18 @@ class Asked:
     warm: tuple[str, ...] = ()
     told_apart_by_speed: bool = True
     """Policies that decide the same count as different ones where one takes far less time to."""
+    unseen: int = 0
+    """Generated traces that count for half of the fitness and that prompts do not show."""
 
 
 async def evolve(
     case: Case, asked: Asked, model: Model, recording: Recording, jail: Jail | None
 ) -> Evolution:
     """Run the search to its end; the recording then holds all of it."""
-    runs = PlanRuns(case.trace, case.assumptions, jail, repeats=REPEATS, recorded=recording.runs())
+    runs = {"runs": PlanRuns(case.trace, case.assumptions, jail, repeats=REPEATS, recorded=recording.runs())}
+    for number, trace in enumerate(others(case, asked.unseen)):
+        name = f"unseen{number}"
+        runs[name] = PlanRuns(trace, case.assumptions, jail, repeats=REPEATS, recorded=recording.runs(name))
     call_s = case.evolved_per_call_s
     charges = {"measured": {}, "paper": {"least_s": call_s}, "both": {"extra_s": call_s}}[asked.accounting]
     bound = bound_of(case)
@@ -75,10 +80,11 @@ async def evolve(
         f"paper/{case.key}",
         "plan",
         PlanScorer(
-            runs,
+            runs["runs"],
             **charges,
             optima=bound.optima if bound else (),
             by_speed=asked.told_apart_by_speed,
+            unseen=[on for name, on in runs.items() if name != "runs"],
         ),
         budget,
         asked.population,
@@ -87,8 +93,12 @@ async def evolve(
         islands=asked.islands,
     )
 
+    def keep_runs() -> None:
+        for name, on in runs.items():
+            recording.keep_runs(on.results, name)
+
     async def keep(call: Call) -> None:
-        recording.keep_runs(runs.results)
+        keep_runs()
         await recording.keep_call(call)
         print(f"answer {budget.calls}: {call.candidate[:12] or call.error.splitlines()[0][:100]}", flush=True)
 
@@ -97,7 +107,7 @@ async def evolve(
     await evolution.begin(known[-1], [*known, *warm])
     report(evolution)
     await evolution.run([LlmProposer(model, budget, keep, failures=evolution.failures)])
-    recording.keep_runs(runs.results)
+    keep_runs()
     return evolution
 
 
@@ -107,6 +117,11 @@ def _situation(case: Case, asked: Asked, bound: Bound | None) -> Situation:
     if asked.accounting == "both" and case.evolved_per_call_s:
         lines.append(
             f"each call of schedule is charged {case.evolved_per_call_s:.2f} s on top of its processor time"
+        )
+    if asked.unseen:
+        lines.append(
+            f"half of the fitness (unseen_ratio) is how a policy does on {asked.unseen} other traces of this kind that are not shown here: "
+            "loads, lengths, regimes and machines differ there, so what is true of this trace alone does not help; ctx.history tells"
         )
     if bound is not None:
         lines.append(
@@ -200,6 +215,7 @@ async def main(given: argparse.Namespace) -> int:
     asked = Asked(
         given.proposals, given.population, given.islands, given.accounting, given.seed, seeds(case), warm
     )
+    asked = replace(asked, unseen=given.unseen)
     if given.replay:
         asked = Asked(**json.loads((case.folder / "lineage.json").read_text())["asked"])
         recorded = RecordedModel(recording.completions())
@@ -252,6 +268,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="candidates evaluated at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warm", type=Path, help="folder of an earlier run")
+    parser.add_argument(
+        "--unseen", type=int, default=2, help="generated traces that count for half of the fitness"
+    )
     parser.add_argument("--finish", action="store_true")
     parser.add_argument("--replay", action="store_true")
     return parser.parse_args(words)

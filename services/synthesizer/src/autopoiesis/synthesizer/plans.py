@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 import msgspec
 
@@ -76,7 +77,7 @@ class PlanRuns:
 
 
 class PlanScorer:
-    """Total time on a trace (Eq. 1 of arXiv 2604.07144). One stage: a trace is scored in one go."""
+    """Total time on a trace (Eq. 1 of arXiv 2604.07144), and on others that proposers do not see. One stage."""
 
     stages = 1
 
@@ -89,29 +90,30 @@ class PlanScorer:
         accounting: Accounting = "additive",
         optima: Sequence[float] = (),
         by_speed: bool = False,
+        unseen: Sequence[PlanRuns] = (),
     ) -> None:
         """`least_s` is charged for a call of `schedule` where it took less, `extra_s` on top of what it took, in seconds.
 
         `optima`, step by step the least serving time that any plan can reach, are told to proposers where they are known.
-        `by_speed`: policies that decide the same behave differently where one takes far less time to.
+        `by_speed`: policies that decide the same behave differently where one takes far less time to. The ratio on `unseen` traces
+        is half of the fitness: a policy that has learnt its own trace by heart loses there.
         """
         self._runs, self._least_s, self._extra_s, self._accounting = runs, least_s, extra_s, accounting
-        self._optima, self._by_speed = optima, by_speed
+        self._optima, self._by_speed, self._unseen = optima, by_speed, unseen
         self._cost = CostModel(runs.assumptions)
 
-    async def outcome(self, policy: Scored) -> Outcome:
-        """Raises FailedReplayError."""
-        found = await self._runs.decisions(policy)
+    async def outcome(self, policy: Scored, runs: PlanRuns | None = None) -> Outcome:
+        """On the scorer's own trace unless `runs` are given. Raises FailedReplayError."""
+        on = runs or self._runs
+        found = await on.decisions(policy)
         try:
-            return account(
-                self._runs.trace, found, self._cost, charge=self._charge, accounting=self._accounting
-            )
+            return account(on.trace, found, self._cost, charge=self._charge, accounting=self._accounting)
         except PlanRejectedError as error:
             raise FailedReplayError(str(error)) from error
 
     async def behaviour(self, policy: Scored) -> str:
         """Hash of the plans in force, step by step, and of how long it took to find them. Raises FailedReplayError."""
-        decisions = await self._runs.decisions(policy)
+        decisions = [d for runs in (self._runs, *self._unseen) for d in await self._decided(policy, runs)]
         took = sum(d.scheduling_s for d in decisions)
         speed = round(math.log(max(took, LEAST_S), SPEEDS)) if self._by_speed else 0
         done = [speed, *((d.rescheduled, d.plan) for d in decisions)]
@@ -119,6 +121,7 @@ class PlanScorer:
 
     async def score(self, policy: Scored, incumbent: Scored, stage: int) -> Result:
         ours, theirs = await self.outcome(policy), await self.outcome(incumbent)
+        fitness = theirs.total_s / ours.total_s
         parts = {
             "N": float(ours.reschedules),
             "stale_s": ours.stale_s,
@@ -127,10 +130,25 @@ class PlanScorer:
             "total_s": ours.total_s,
             "tokens_per_s": ours.tokens_per_s,
         }
-        told = table(ours, self._optima) + plans_of(
-            self._runs.trace, await self._runs.decisions(policy), self._cost
-        )
-        return Result(theirs.total_s / ours.total_s, (), parts, stage=stage, artifact=told)
+        if self._unseen:
+            parts |= {"seen_ratio": fitness, "unseen_ratio": await self._elsewhere(policy, incumbent)}
+            fitness = (parts["seen_ratio"] + parts["unseen_ratio"]) / 2
+        plans = plans_of(self._runs.trace, await self._runs.decisions(policy), self._cost)
+        return Result(fitness, (), parts, stage=stage, artifact=table(ours, self._optima) + plans)
+
+    async def _elsewhere(self, policy: Scored, incumbent: Scored) -> float:
+        """Mean ratio on the unseen traces."""
+        pairs = [
+            (await self.outcome(policy, runs), await self.outcome(incumbent, runs)) for runs in self._unseen
+        ]
+        return fmean(theirs.total_s / ours.total_s for ours, theirs in pairs)
+
+    async def _decided(self, policy: Scored, runs: PlanRuns) -> tuple[Decision, ...]:
+        try:
+            return await runs.decisions(policy)
+        except FailedReplayError as error:
+            where = "" if runs is self._runs else "on an unseen trace: "
+            raise FailedReplayError(f"{where}{error}") from error
 
     async def fresh(self, policy: Scored, incumbent: Scored) -> Result:
         """The same: nothing in this world is drawn."""

@@ -23,11 +23,11 @@ class Completion(NamedTuple):
 
 
 class Recording:
-    """A folder with `completions.jsonl` (one answer a line, by the hash of its prompt) and `runs.json` (by policy hash)."""
+    """A folder with `completions.jsonl` (one answer a line, by the hash of its prompt) and runs by policy hash, a file per trace."""
 
     def __init__(self, folder: Path) -> None:
         self._completions = folder / "completions.jsonl"
-        self._runs = folder / "runs.json"
+        self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def completions(self) -> list[Completion]:
@@ -37,15 +37,16 @@ class Recording:
         rows = [json.loads(line) for line in self._completions.read_text().splitlines()]
         return [Completion(row["prompt"], row["number"], row["completion"]) for row in rows]
 
-    def runs(self) -> dict[str, PlanResult]:
+    def runs(self, name: str = "runs") -> dict[str, PlanResult]:
         """What policies did, by policy hash, scheduling seconds as measured then."""
-        if not self._runs.exists():
+        file = self._folder / f"{name}.json"
+        if not file.exists():
             return {}
-        return msgspec.json.decode(self._runs.read_bytes(), type=dict[str, PlanResult])
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, PlanResult])
 
-    def keep_runs(self, results: Mapping[str, PlanResult]) -> None:
+    def keep_runs(self, results: Mapping[str, PlanResult], name: str = "runs") -> None:
         text = msgspec.json.format(msgspec.json.encode(dict(sorted(results.items()))), indent=0)
-        self._runs.write_bytes(text + b"\n")
+        (self._folder / f"{name}.json").write_bytes(text + b"\n")
 
     async def keep_call(self, call: Call) -> None:
         """Append an answered call, unless its answer came from a recording."""
