@@ -208,9 +208,7 @@ def source_of(name: str) -> str:
 def seeds(case: Case) -> dict[str, str]:
     """What a synthesis on this case begins with: every hand-written plan policy by name, of calls the paper's two."""
     if case.trace.rounds:
-        return {"agentic_milp_cached": source_of("agentic_milp_cached")} | {
-            r.label: r.source for r in case.rivals
-        }
+        return {rival.label: rival.source for rival in case.rivals}
     shipped = (name for name in library.names("plan", every=True) if name != "plan_keep")
     named = {
         **{name: library.source(name) for name in shipped},

@@ -183,11 +183,11 @@ def best(evolution: Evolution) -> Scored:
     return written[0]
 
 
-def keep(case: Case, evolution: Evolution, asked: Asked) -> None:
+def keep(folder: Path, evolution: Evolution, asked: Asked) -> None:
     winner = best(evolution)
-    (case.folder / "winner.py").write_text(winner.source)
+    (folder / "winner.py").write_text(winner.source)
     text = json.dumps(lineage(evolution, winner, asked), indent=1, allow_nan=False, default=str)
-    (case.folder / "lineage.json").write_text(text + "\n")
+    (folder / "lineage.json").write_text(text + "\n")
 
 
 def warm_sources(folder: Path) -> tuple[str, ...]:
@@ -197,9 +197,9 @@ def warm_sources(folder: Path) -> tuple[str, ...]:
     return tuple(a["source"] for a in sorted(written, key=lambda a: -a["fitness"])[:WARM])
 
 
-def replayed(case: Case, evolution: Evolution) -> int:
+def replayed(folder: Path, evolution: Evolution) -> int:
     """0 if the replay came to the winner that is kept, 1 if not."""
-    told: Mapping[str, Any] = json.loads((case.folder / "lineage.json").read_text())
+    told: Mapping[str, Any] = json.loads((folder / "lineage.json").read_text())
     winner = best(evolution)
     same = winner.hash == told["winner"]
     print(
@@ -210,26 +210,27 @@ def replayed(case: Case, evolution: Evolution) -> int:
 
 async def main(given: argparse.Namespace) -> int:
     case = load(given.data)[given.case]
-    recording = Recording(case.folder)
+    folder = given.folder or case.folder
+    recording = Recording(folder)
     warm = warm_sources(given.warm) if given.warm else ()
     asked = Asked(
         given.proposals, given.population, given.islands, given.accounting, given.seed, seeds(case), warm
     )
     asked = replace(asked, unseen=given.unseen)
     if given.replay:
-        asked = Asked(**json.loads((case.folder / "lineage.json").read_text())["asked"])
+        asked = Asked(**json.loads((folder / "lineage.json").read_text())["asked"])
         recorded = RecordedModel(recording.completions())
         evolution = await evolve(case, asked, recorded, recording, None)
         report(evolution)
         print(f"{recorded.reworded} of {len(recording.completions())} prompts are worded otherwise by now")
-        return replayed(case, evolution)
+        return replayed(folder, evolution)
     if given.finish:
         model: Model = RecordedModel(recording.completions())
         asked = replace(asked, proposals=len(recording.completions()))
         with Jail((MODULE,), workers=given.jobs, limits=CANDIDATE) as jail:
             evolution = await evolve(case, asked, model, recording, jail)
         report(evolution)
-        keep(case, evolution, asked)
+        keep(folder, evolution, asked)
         return 0
     settings = LlmSettings(
         base_url=given.base_url, model=given.model, timeout_s=given.timeout, max_tokens=16_384
@@ -240,7 +241,7 @@ async def main(given: argparse.Namespace) -> int:
         evolution = await evolve(case, asked, model, recording, jail)
     await live.close()
     report(evolution)
-    keep(case, evolution, asked)
+    keep(folder, evolution, asked)
     return 0
 
 
@@ -267,6 +268,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accounting", choices=("measured", "paper", "both"), default="measured", help="paper: a call costs at least what the paper's own policy took; both: that on top")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="candidates evaluated at the same time")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="of the recording, if not evolved/<case>")
     parser.add_argument("--warm", type=Path, help="folder of an earlier run")
     parser.add_argument(
         "--unseen", type=int, default=2, help="generated traces that count for half of the fitness"
