@@ -1,31 +1,16 @@
 """Planner processes on a real bus: a plan policy moves replicas while requests flow; one dies and another takes over."""
 
 import asyncio
-import os
 import signal
-import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from planner_world import Connect, Spawn, World, planner_processes, simulated_nodes
 from router_harness import RunningRouter, running_router
 
-from autopoiesis.contracts.messages.fleet import Heartbeat, PlanChanged, PlannerLease
-from autopoiesis.contracts.messages.policy import Activation, Faulted
-from autopoiesis.contracts.subjects import FAULTED, HEARTBEAT, PLAN_CHANGED, PLANNER_LEASE, PROMOTED, slug
-from autopoiesis.policy.language import compile_policy
-from autopoiesis.runtime.bus import Bus, Delivered, Received, Responders
-from autopoiesis.worker.app import plan_node
-from autopoiesis.worker.node import Node
-from autopoiesis.worker.serving import Place
-from autopoiesis.worker.settings import VllmSettings, WorkerSettings
-
-Connect = Callable[..., Awaitable[Bus]]
 WaitFor = Callable[..., Awaitable[None]]
-Spawn = Callable[[], Awaitable[asyncio.subprocess.Process]]
 SCOPE = "local/org/model-8b"
 LARGE, SMALL = "llama-3.1-8b", "qwen2.5-7b"
 OK = "200"
@@ -42,104 +27,20 @@ def schedule(ctx):
 """
 
 
-@dataclass
-class World:
-    """Two simulated nodes with two H100 each, all of which serve the first model at the start."""
-
-    bus: Bus
-    nodes: dict[str, Node] = field(default_factory=dict)
-    beats: dict[str, Heartbeat] = field(default_factory=dict)
-    plans: list[PlanChanged] = field(default_factory=list)
-    faults: list[Faulted] = field(default_factory=list)
-
-    async def listen(self) -> None:
-        await self.bus.subscribe(HEARTBEAT, self._beat)
-        await self.bus.consume(PLAN_CHANGED, "test-plans", self._plan)
-        await self.bus.consume(FAULTED, "test-faults", self._fault)
-
-    def _beat(self, item: Received[Heartbeat]) -> None:
-        self.beats[item.message.replica] = item.message
-
-    async def _plan(self, item: Delivered[PlanChanged]) -> None:
-        self.plans.append(item.message)
-
-    async def _fault(self, item: Delivered[Faulted]) -> None:
-        self.faults.append(item.message)
-
-    def ready(self, model: str) -> list[str]:
-        return sorted(
-            name for name, beat in self.beats.items() if beat.model == model and beat.state == "ready"
-        )
-
-    async def activate(self, epoch: int, source: str) -> None:
-        activation = Activation(
-            scope=SCOPE,
-            kind="plan",
-            epoch=epoch,
-            hash=compile_policy(source, "plan").hash,
-            source=source,
-            api=1,
-            cause="test",
-            at_unix_s=time.time(),
-        )
-        await self.bus.publish_event(PROMOTED, activation, msg_id=f"{epoch}", scope=slug(SCOPE), kind="plan")
-
-    async def lease(self) -> PlannerLease | None:
-        found = await self.bus.last(PLANNER_LEASE, scope=slug(SCOPE))
-        return found.message if found else None
-
-
 @pytest.fixture
 async def world(connect: Connect, wait_for: WaitFor) -> AsyncIterator[World]:
-    bus = await connect("world")
-    await bus.ensure_streams()
-    made = World(bus)
-    await made.listen()
-    responders = []
-    for name in ("n1", "n2"):
-        settings = WorkerSettings(node=name, model=LARGE, replicas="2xH100", load_bandwidth=0, drain_s=5.0)
-        own = await connect(name, inbox_prefix="_INBOX.worker")
-        responders.append(await Responders.start(own, name, coalesce=0))
-        plan = await plan_node(settings, VllmSettings())
-        node = Node(own, responders[-1], Place(node=name), plan.gpus, plan.make_engine, drain_s=5.0)
-        await node.start(plan.specs)
-        node.follow_planner()
-        made.nodes[name] = node
-    await wait_for(lambda: len(made.ready(LARGE)) == 4)
-    yield made
-    for node in made.nodes.values():
-        await node.stop(0.0)
-    for one in responders:
-        await one.close()
+    """Two simulated nodes with two H100 each, all of which serve the first model at the start."""
+    async with simulated_nodes(connect, SCOPE, LARGE, "2xH100", names=("n1", "n2"), serving=2) as made:
+        await wait_for(lambda: len(made.ready(LARGE)) == 4)
+        yield made
 
 
 @pytest.fixture
 async def spawn(nats_url: str) -> AsyncIterator[Spawn]:
     """Starts a planner process."""
-    started: list[asyncio.subprocess.Process] = []
-    own = {
-        "STEP_S": "0.1",
-        "COOLDOWN_S": "0",
-        "LEASE_S": "1.5",
-        "SILENCE_S": "20",
-        "MODELS": f'{{"{LARGE}": {{}}, "{SMALL}": {{"min_replicas": 0}}}}',
-    }
-    env = {"AUTOPOIESIS_BUS_URL": nats_url, "AUTOPOIESIS_SCOPE": SCOPE} | {
-        f"AUTOPOIESIS_PLANNER_{key}": value for key, value in own.items()
-    }
-
-    async def start() -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "autopoiesis.router.planner", env={**os.environ, **env}
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    models = f'{{"{LARGE}": {{}}, "{SMALL}": {{"min_replicas": 0}}}}'
+    async with planner_processes(nats_url, SCOPE, MODELS=models) as start:
+        yield start
 
 
 @asynccontextmanager

@@ -23,7 +23,8 @@ from autopoiesis.simulator.requests.recorded import UnplannedError
 from autopoiesis.simulator.workload.generate import INTERACTIVE, poisson
 from autopoiesis.simulator.workload.window import SnapshotInfo, Window, pack
 
-MODEL = "Llama-3.1-8B"
+MODEL = "llama-3.1-8b"
+"""As its fleet calls it, not as the simulator does."""
 START, SECONDS, STEP = 500.0, 120.0, 5.0
 START_S = 12.0
 RULES = PlanRules(step_s=STEP, window_s=20.0, cooldown_s=20.0, bounds={MODEL: ModelBounds(max_replicas=3)})
@@ -64,12 +65,13 @@ def planned(
 
 
 def window(counts: Sequence[int], *, start: float = START, rate: float = 8.0, seed: int = 1) -> Window:
-    fleet = Fleet.parse("1xL40S", MODEL)
+    (spec,) = Fleet.parse("1xL40S", MODEL).replicas
+    beat = msgspec.structs.replace(Engine(spec, 0.0, None).heartbeat(0.0), model=MODEL)
     info = SnapshotInfo(
         scope="s",
         start_unix_s=start,
         end_unix_s=start + SECONDS,
-        fleet=tuple(Engine(spec, 0.0, None).heartbeat(0.0) for spec in fleet.replicas),
+        fleet=(beat,),
         planned=planned(counts, start=start),
         start_s=START_S,
     )

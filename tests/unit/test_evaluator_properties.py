@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from autopoiesis.contracts.messages.fleet import ModelBounds
 from autopoiesis.evaluator import plan_properties
 from autopoiesis.evaluator.properties import check, run
 from autopoiesis.policy import library
@@ -45,9 +46,17 @@ def test_a_random_policy_is_the_same_when_asked_the_same() -> None:
     assert check(compile_policy(source, "dispatch"), seed=5) is None
 
 
+PLACE = plan_properties.Place(
+    models=("Llama-3.1-8B", "qwen2.5-7b"),
+    gpus={"H100": (2, 8), "L40S": (6, 12)},
+    bounds={"qwen2.5-7b": ModelBounds(min_replicas=0, max_replicas=6)},
+    quota={"L40S": 8},
+)
+
+
 @pytest.mark.parametrize("name", library.names("plan", every=True))
 def test_shipped_plan_policies_keep_their_properties(name: str) -> None:
-    assert plan_properties.check(library.load(name), seed=3, states=6) is None
+    assert plan_properties.check(library.load(name), PLACE, seed=3, states=6) is None
 
 
 @pytest.mark.parametrize(
@@ -60,4 +69,4 @@ def test_shipped_plan_policies_keep_their_properties(name: str) -> None:
 )
 def test_plan_policies_that_break_in_some_state_are_found(body: str, what: str) -> None:
     source = f"API = 1\n\n\ndef should_reschedule(ctx):\n    return True\n\n\ndef schedule(ctx):\n    return {body}\n"
-    assert what in (plan_properties.check(compile_policy(source, "plan"), seed=1) or "")
+    assert what in (plan_properties.check(compile_policy(source, "plan"), PLACE, seed=1) or "")

@@ -233,7 +233,8 @@ class Planner:
         self._made += 1
         spec = replica_of(gpu(name), self._shape, tp, role, name=f"planned-{self._made}")
         steps = StepTime(gpu(name), self._shape, tp, scale=self._planning.step_scale.get(name, 1.0))
-        return with_cache(replace(spec, steps=steps), self._planning.prefix_block_tokens)
+        spec = replace(spec, steps=steps, model=self._prepared.model)
+        return with_cache(spec, self._planning.prefix_block_tokens)
 
     def _resize(self, gpus: Mapping[str, int], now: float) -> None:
         self._gpus = dict.fromkeys(self._gpus, 0) | dict(gpus)

@@ -21,7 +21,7 @@ def gates(store: Store, jail: Jail, replays: Replays, settings: EvaluatorSetting
         Verification(),
         HoldDown(store),
         Planned(replays),
-        Properties(jail),
+        Properties(jail, replays),
         Selection(replays),
         Decision(store, replays, settings),
     )

@@ -1,12 +1,12 @@
 import asyncio
 import json
-from typing import Final
 
-from autopoiesis.contracts.messages.policy import Kind
+import msgspec
+
 from autopoiesis.evaluator.case import Case
+from autopoiesis.evaluator.plan_properties import Question, place_of
+from autopoiesis.evaluator.replays import Replays
 from autopoiesis.policy.jail import Jail, JailError, Job
-
-_MODULES: Final[dict[Kind, str]] = {"dispatch": "properties", "plan": "plan_properties"}
 
 
 class Properties:
@@ -14,15 +14,23 @@ class Properties:
 
     name = "properties"
 
-    def __init__(self, jail: Jail) -> None:
+    def __init__(self, jail: Jail, replays: Replays) -> None:
         self._jail = jail
+        self._replays = replays
 
     async def __call__(self, case: Case) -> str | None:
-        payload = json.dumps({"source": case.candidate.source, "seed": case.seed}).encode()
-        job = Job(f"autopoiesis.evaluator.{_MODULES[case.proposal.kind]}:run", payload)
         try:
-            broken = await asyncio.wrap_future(self._jail.submit(job))
+            broken = await asyncio.wrap_future(self._jail.submit(await self._job(case)))
         except JailError as error:
             last = error.detail.strip().splitlines()[-1:]
             return f"checking it ended in {type(error).__name__}: {''.join(last)}"
         return broken.decode() or None
+
+    async def _job(self, case: Case) -> Job:
+        source = case.candidate.source
+        if case.beside is None:
+            payload = json.dumps({"source": source, "seed": case.seed}).encode()
+            return Job("autopoiesis.evaluator.properties:run", payload)
+        blocks = await self._replays.open_blocks(case.window, case.beside)
+        asked = Question(source=source, seed=case.seed, place=place_of(blocks.window.info.planned))
+        return Job("autopoiesis.evaluator.plan_properties:run", msgspec.json.encode(asked))

@@ -1,0 +1,102 @@
+"""A recorded window with a planner at work: one replica of four, and more load than it can take."""
+
+from hashlib import sha256
+
+from autopoiesis.contracts.messages.fleet import (
+    Heartbeat,
+    ModelLoad,
+    PlannedReplicas,
+    PlanObserved,
+    PlanRules,
+)
+from autopoiesis.contracts.messages.telemetry import RequestRecord
+from autopoiesis.contracts.messages.trace import SnapshotReady
+from autopoiesis.simulator.workload.generate import INTERACTIVE, poisson
+from autopoiesis.simulator.workload.snapshot import SnapshotInfo, write_snapshot
+from autopoiesis.store import BlobStore, Store
+
+MODEL = "llama-3.1-8b"
+SCOPE = f"local/{MODEL}"
+GPU, GPUS = "L40S", 4
+SECONDS, STEP_S = 48.0, 4.0
+RATE = 8.0
+RULES = PlanRules(step_s=STEP_S, window_s=10.0, cooldown_s=20.0)
+
+
+def half(start: float, *, seed: int) -> bytes:
+    trace = poisson(RATE, SECONDS, mix=(INTERACTIVE,), seed=seed)
+    records = [
+        RequestRecord(
+            request_id=f"{start}-{row}",
+            scope=SCOPE,
+            model=MODEL,
+            arrival_unix_s=start + float(trace.arrival[row]),
+            stream=True,
+            prompt_bytes=4 * int(trace.prompt_tokens[row]),
+            prompt_tokens=int(trace.prompt_tokens[row]),
+            prompt_tokens_estimated=int(trace.prompt_tokens[row]),
+            max_tokens=4096,
+            output_tokens=int(trace.output_tokens[row]),
+            output_censored=False,
+            outcome="finished",
+            klass="interactive",
+        )
+        for row in range(len(trace))
+    ]
+    info = SnapshotInfo(
+        scope=SCOPE,
+        start_unix_s=start,
+        end_unix_s=start + SECONDS,
+        scored_from_s=2.0,
+        fleet=(
+            Heartbeat(
+                node="n1",
+                replica="r1",
+                incarnation="1",
+                beat=1,
+                state="ready",
+                model=MODEL,
+                gpu=GPU,
+                max_running=256,
+                kv_capacity_tokens=150_000,
+            ),
+        ),
+        planned=tuple(step(start, number) for number in range(int(SECONDS / STEP_S))),
+        start_s=4.0,
+    )
+    return write_snapshot(records, info)
+
+
+def step(start: float, number: int) -> PlanObserved:
+    return PlanObserved(
+        scope=SCOPE,
+        step=number,
+        at_unix_s=start + number * STEP_S,
+        policy="",
+        epoch=0,
+        gpus={GPU: GPUS},
+        demand={MODEL: ModelLoad(concurrency=40, arrival_rate=RATE, prompt_tokens=500, output_tokens=200)},
+        plan=(PlannedReplicas(model=MODEL, gpu=GPU, tp=1, count=1),),
+        rules=RULES,
+    )
+
+
+async def keep_window(store: Store, blobs: BlobStore) -> SnapshotReady:
+    """Store one window, as the observer would."""
+    start = 5000.0
+    open_, sealed = half(start, seed=1), half(start + SECONDS, seed=2)
+    name = blobs.put(open_)
+    ready = SnapshotReady(
+        scope=SCOPE,
+        snapshot=name,
+        sealed=sha256(sealed).hexdigest(),
+        start_unix_s=start,
+        cut_unix_s=start + SECONDS,
+        end_unix_s=start + 2 * SECONDS,
+        arrivals=500,
+        sealed_arrivals=500,
+        cause="test",
+    )
+    async with store.begin() as unit:
+        await unit.snapshots.add(ready, path=str(blobs.path(name)), sealed=sealed)
+    return ready
