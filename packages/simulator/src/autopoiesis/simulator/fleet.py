@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from autopoiesis.contracts.messages.fleet import Heartbeat, Role, StepModel
 from autopoiesis.simulator.engine import EngineConfig
@@ -14,7 +14,9 @@ from autopoiesis.simulator.hardware import Gpu, gpu, probed
 from autopoiesis.simulator.models import ModelShape
 from autopoiesis.simulator.models import model as shape_of
 from autopoiesis.simulator.steptime import LINK_EFFICIENCY, AffineSteps, Steps, StepTime, kv_capacity_tokens
-from autopoiesis.simulator.workload.window import GpuProbe, SnapshotInfo
+
+if TYPE_CHECKING:  # workers load this module, and need no NumPy for it
+    from autopoiesis.simulator.workload.window import GpuProbe, SnapshotInfo
 
 NETWORK_BANDWIDTH: Final = 40e9
 """What one 400 Gb/s InfiniBand port reaches (llm-d's tables: 40 GB/s; RoCE at 200 Gb/s 20, 25 Gb/s Ethernet 2.5)."""
