@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import httpx
-from cpu_engine import ARGUMENTS, ENVIRONMENT, write_llama
+from cpu_engine import ARGUMENTS, ENVIRONMENT, EngineError, write_llama
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.messages.telemetry import StepBatch, StepRecord
@@ -29,7 +29,9 @@ FLEET_ARGUMENTS: Final = (
     *(*ARGUMENTS, "--max-num-seqs", str(FLEET_RUNNING)),
     *("--worker-cls", "paced_worker.PacedWorker"),
 )
-START_S: Final = 900.0
+START_S: Final = 600.0
+PACED: Final = Path(__file__).parent / "paced"
+"""A folder of its own: vLLM would take modules beside this one for libraries of the same names."""
 
 
 class CpuFleet:
@@ -68,7 +70,7 @@ class CpuFleet:
                     asyncio.to_thread(self._start_worker, supervisor, nats.url, checkpoint, pace)
                 )
         async with asyncio.timeout(START_S):
-            while not self._ready:  # noqa: ASYNC110 - heartbeats come several times a second
+            while not self._ready(folder / "data" / "logs"):  # noqa: ASYNC110 - heartbeats come several times a second
                 await asyncio.sleep(0.1)
         self._http = await self._exits.enter_async_context(
             httpx.AsyncClient(base_url=self.url, trust_env=False)
@@ -83,16 +85,20 @@ class CpuFleet:
         answer = await self._http.put("/admin/policy/pin", json={"library": policy})
         answer.raise_for_status()
 
-    @property
-    def _ready(self) -> bool:
+    def _ready(self, logs: Path) -> bool:
+        """Raises `EngineError`, with the end of its log, where one failed."""
+        for beat in self.beats.values():
+            if beat.state == "failed":
+                log = (logs / f"worker-{beat.node}.log").read_text(errors="replace")
+                raise EngineError(f"{beat.replica} does not start:\n{log[-2000:]}")
         return [beat.state for beat in self.beats.values()] == ["ready"] * len(PACES)
 
     def _start_worker(
         self, supervisor: embedded.Supervisor, nats_url: str, checkpoint: Path, pace: float
     ) -> None:
-        paced = {"PACED_WORKER_PACE": str(pace), "PYTHONPATH": str(Path(__file__).parent)}
+        paced = {"PACED_WORKER_PACE": str(pace), "PYTHONPATH": str(PACED)}
         supervisor.start(
-            f"worker-{pace:g}",
+            f"worker-pace-{pace:g}",
             [sys.executable, "-m", "autopoiesis.worker"],
             env={
                 "AUTOPOIESIS_BUS_URL": nats_url,

@@ -4,7 +4,7 @@
 
 Four real vLLMs run on this machine's processor behind the real router. Four busy engines on a few cores would slow each other down,
 as no four machines do; therefore each step of their tiny model is drawn out by sleeping to a length that depends on its tokens
-and sequences, and differs between the replicas (`paced_worker.py`). Scheduling, batching, caches, telemetry and the way to the client
+and sequences, and differs between the replicas (`paced/paced_worker.py`). Scheduling, batching, caches, telemetry and the way to the client
 are vLLM's and ours, undisturbed.
 
 A run under round robin comes first: from its step telemetry each replica's step model is fitted, and from its latencies come the

@@ -1,6 +1,8 @@
 """Traces, generators, load scaling and snapshots."""
 
 import io
+import math
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -68,6 +70,23 @@ def test_generators_are_deterministic_and_near_their_rate() -> None:
         assert (one.arrival == same.arrival).all()
         assert len(one) != len(other) or (one.arrival != other.arrival).any()
         assert len(one) == pytest.approx(40_000, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gen.poisson(0.0, 60.0), "poisson: rate = 0.0: must be above 0"),
+        (lambda: gen.poisson(1.0, 60.0, mix=()), "poisson: mix needs classes"),
+        (lambda: gen.bursts(1.0, 60.0, burst_s=-1.0), "bursts: burst_s = -1.0"),
+        (lambda: gen.diurnal(1.0, 60.0, period_s=0.0), "diurnal: period_s = 0.0"),
+        (lambda: gen.sessions(math.nan, 60.0), "sessions: rate = nan"),
+        (lambda: gen.sessions(1.0, 60.0, turns=0.5), "sessions: turns = 0.5"),
+        (lambda: gen.Lengths(10, 1.0, low=5, high=2), "1 <= low <= high"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_bursts_are_burstier_than_poisson() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
 from autopoiesis.policy import library
@@ -58,6 +58,10 @@ class SLO:
     ttft_s: float | None = None
     tpot_s: float | None = None
     priority: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.ttft_s or 0) < 0 or (self.tpot_s or 0) < 0:
+            raise ValueError(f"{self}: objectives are seconds and not negative")
 
 
 class Recorded(Protocol):
@@ -143,6 +147,8 @@ def evaluate_many(
         raise ValueError("the trace has no requests")
     if not loads or not seeds:
         raise ValueError("at least one load and one seed are needed")
+    if load_unit not in get_args(LoadUnit):
+        raise ValueError(f"load_unit = {load_unit!r}: must be {' or '.join(map(repr, get_args(LoadUnit)))}")
     if warmup_s and warmup_s >= trace.arrival[-1]:
         raise ValueError(
             f"warmup_s = {warmup_s:g}: nothing is scored, the last arrival is at {trace.arrival[-1]:g} s"

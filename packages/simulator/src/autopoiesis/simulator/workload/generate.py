@@ -1,7 +1,11 @@
-"""Synthetic workloads, deterministic by seed. Rates are requests (or sessions) per second, times seconds."""
+"""Synthetic workloads, deterministic by seed. Rates are requests (or sessions) per second, times seconds.
+
+Every generator raises `ValueError` naming the argument that makes no sense.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +16,12 @@ from autopoiesis.simulator.workload.trace import Floats, Ints, Trace
 Rate = Callable[[Floats], Floats]
 
 
+def _above_zero(name: str, **values: float) -> None:
+    for argument, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}: {argument} = {value}: must be above 0 and finite")
+
+
 @dataclass(frozen=True, slots=True)
 class Lengths:
     """Lognormal lengths in tokens: median, sigma of the logarithm, bounds."""
@@ -20,6 +30,11 @@ class Lengths:
     sigma: float
     low: int = 1
     high: int = 32_768
+
+    def __post_init__(self) -> None:
+        _above_zero("lengths", median=self.median)
+        if self.sigma < 0 or not 1 <= self.low <= self.high:
+            raise ValueError(f"{self}: sigma must not be negative, and 1 <= low <= high")
 
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
         return np.clip(
@@ -57,6 +72,7 @@ def bursts(
     seed: int = 0,
 ) -> Trace:
     """Two-state Markov-modulated Poisson: bursts at `peak` times the calm rate; `rate` is the mean over both."""
+    _above_zero("bursts", rate=rate, duration=duration, peak=peak, burst_s=burst_s, calm_s=calm_s)
     calm_rate = rate * (burst_s + calm_s) / (peak * burst_s + calm_s)
     rng = np.random.default_rng([seed, 1])
     turns = max(4, int(4 * duration / (burst_s + calm_s)))
@@ -84,6 +100,7 @@ def diurnal(
     seed: int = 0,
 ) -> Trace:
     """A sine around the mean: `swing` is the amplitude's share of it, 0 to 1; the lowest point is at time 0."""
+    _above_zero("diurnal", period_s=period_s)
     if not 0 <= swing <= 1:
         raise ValueError(f"swing = {swing}: must be from 0 to 1")
     return _requests(
@@ -138,10 +155,16 @@ def sessions(
     Turns are geometric with that mean; every prompt begins with one shared system prompt. With `closed_loop` a turn
     arrives a think time after the last one ended, else after a recorded gap.
     """
+    _above_zero("sessions", rate=rate, duration=duration, block_tokens=block_tokens)
+    if turns < 1 or think_s < 0 or system_tokens < 0:
+        raise ValueError(
+            f"sessions: turns = {turns}, think_s = {think_s}, system_tokens = {system_tokens}: "
+            "at least 1, and the others not negative"
+        )
     rng = np.random.default_rng([seed, 3])
     starts = np.cumsum(rng.exponential(1 / rate, max(1, rng.poisson(rate * duration))))
     starts = starts[starts < duration]
-    counts = rng.geometric(1 / max(1.0, turns), len(starts))
+    counts = rng.geometric(1 / turns, len(starts))
     total = int(counts.sum())
     messages, answers = mix.prompt.draw(total, rng), mix.output.draw(total, rng)
     thinks = rng.exponential(think_s, total)
@@ -219,8 +242,9 @@ def classified(trace: Trace, classes: Sequence[tuple[str, float]], *, seed: int 
 
 def _requests(name: str, rate: Rate, top: float, duration: float, mix: Sequence[Mix], seed: int) -> Trace:
     """Arrivals of an inhomogeneous Poisson process by thinning, each with a class and lengths."""
-    if top <= 0 or duration <= 0:
-        raise ValueError(f"{name}: rate and duration must be above 0")
+    _above_zero(name, rate=top, duration=duration)
+    if not mix or min(m.weight for m in mix) < 0 or sum(m.weight for m in mix) <= 0:
+        raise ValueError(f"{name}: mix needs classes with weights that are not negative and not all zero")
     rng = np.random.default_rng([seed, 0])
     times = np.sort(rng.uniform(0, duration, rng.poisson(top * duration)))
     times = times[rng.random(len(times)) * top < rate(times)]
