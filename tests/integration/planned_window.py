@@ -18,8 +18,8 @@ from autopoiesis.store import BlobStore, Store
 MODEL = "llama-3.1-8b"
 SCOPE = f"local/{MODEL}"
 GPU, GPUS = "L40S", 4
-SECONDS, STEP_S = 48.0, 4.0
-RATE = 8.0
+SECONDS, STEP_S = 60.0, 4.0
+RATE = 9.0
 RULES = PlanRules(step_s=STEP_S, window_s=10.0, cooldown_s=20.0)
 
 
