@@ -97,6 +97,7 @@ class Client:
     crowded = False
 
     def __init__(self) -> None:
+        self.transport: Any = self
         self.written: list[bytes] = []
         self.over = asyncio.Event()
 

@@ -29,19 +29,14 @@ class _Cork:
     wakes the reader.
     """
 
-    __slots__ = ("_loop", "_waiting")
+    __slots__ = ("loop", "waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: list[_Corked] = []
+        self.loop = loop
+        self.waiting: list[_Corked] = []
 
-    def add(self, transport: "_Corked") -> None:
-        if not self._waiting:
-            self._loop.call_soon(self._flush)
-        self._waiting.append(transport)
-
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
+    def flush(self) -> None:
+        waiting, self.waiting = self.waiting, []
         for transport in waiting:
             transport.flush()
 
@@ -58,13 +53,17 @@ class _Corked:
 
     def write(self, data: bytes) -> None:
         if not self._pieces:
-            self._cork.add(self)
+            cork = self._cork
+            if not cork.waiting:
+                cork.loop.call_soon(cork.flush)
+            cork.waiting.append(self)
         self._pieces.append(data)
 
     def flush(self) -> None:
-        if self._pieces:
-            data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces.clear()
+        pieces = self._pieces
+        if pieces:
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
             if not self._transport.is_closing():
                 self._transport.write(data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from autopoiesis.contracts.messages.fleet import Heartbeat, Role
 
 _FORGET_S = 120.0
@@ -37,8 +39,8 @@ class Fleet:
         return restarted or heartbeat.state in {"stopped", "failed"}
 
     def heard(self, replica: str, now: float) -> None:
-        """The replica gave a sign of life other than a heartbeat."""
-        if replica in self._heard:
+        """The replica gave a sign of life other than a heartbeat at `now`."""
+        if now > self._heard.get(replica, math.inf):
             self._heard[replica] = now
 
     def silent_s(self, replica: str, now: float) -> float:

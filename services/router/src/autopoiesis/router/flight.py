@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from opentelemetry.trace import Span
@@ -32,115 +32,71 @@ class Reader(Protocol):
         """What comes next for the client; a Finished or an ApiError is the last. Neither waits nor raises."""
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """Filled by `Serving`; the HTTP side only reads items. Times are seconds on the clock of `Serving`."""
 
-    __slots__ = (
-        "_held",
-        "_items",
-        "arrival",
-        "arrival_unix",
-        "attempts",
-        "block_hashes",
-        "body",
-        "deadline",
-        "epoch",
-        "error",
-        "fallback",
-        "finished",
-        "first_token",
-        "fuel",
-        "holds",
-        "identity",
-        "intake",
-        "kv_transfer",
-        "last_item",
-        "last_token",
-        "max_tokens",
-        "on_room",
-        "outcome",
-        "output_tokens",
-        "policy",
-        "prefill_only",
-        "priority",
-        "prompt_tokens",
-        "reader",
-        "refusal",
-        "replica",
-        "request_id",
-        "resumable",
-        "resumes",
-        "send_span",
-        "sent",
-        "span",
-        "ticket",
-        "token_ids",
-        "told",
-        "untold",
-        "verbatim",
-        "wire",
-    )
+    request_id: str
+    intake: Intake
+    identity: Identity
+    body: msgspec.Raw
+    max_tokens: int
+    block_hashes: tuple[int, ...] = ()
+    arrival: float = 0.0
+    arrival_unix: float = 0.0
+    deadline: float = 0.0
+    ticket: str = ""
+    """Its name at the dispatcher; each time it goes on elsewhere it is a new arrival there."""
+    wire: str = ""
+    """Its name at the replica; each attempt has another."""
+    sent: float | None = None
+    first_token: float | None = None
+    last_token: float = 0.0
+    last_item: float = 0.0
+    heard: float = 0.0
+    """When its replica last said anything of it; 0 if it has not."""
+    output_tokens: int = 0
+    untold: int = 0
+    """Tokens of which the dispatcher does not know yet."""
+    told: bool = False
+    """It knows of the first token at this replica."""
+    prompt_tokens: int = 0
+    replica: str = ""
+    attempts: int = 0
+    holds: int = 0
+    fuel: int = 0
+    epoch: int = 0
+    policy: str = ""
+    fallback: bool = False
+    priority: int = 0
+    """In the engine's queue."""
+    prefill_only: bool = False
+    """Its replica only computes the prompt; another makes the answer."""
+    kv_transfer: Any = None
+    """Where the computed prompt is, for the replica that makes the answer: msgspec.Raw."""
+    finished: Finished | None = None
+    outcome: Outcome | None = None
+    error: str = ""
+    refusal: ApiError | None = None
+    """What the last replica said that would not take it."""
+    resumable: bool = False
+    """What the client has is known token by token, so that another replica can go on behind it."""
+    resumes: int = 0
+    token_ids: list[int] = []
+    """What the client has."""
+    verbatim: bool = False
+    """The client gets the server's own events, its last ones included."""
+    on_room: Callable[[], None] | None = None
+    """Set while the replica is held back."""
+    span: Span | None = None
+    send_span: Span | None = None
+    reader: Reader | None = None
+    held: bool = False
+    """Its client takes nothing for now."""
+    unread: list[Item] = []
 
-    def __init__(
-        self,
-        request_id: str,
-        intake: Intake,
-        identity: Identity,
-        body: msgspec.Raw,
-        *,
-        max_tokens: int,
-        block_hashes: tuple[int, ...] = (),
-    ) -> None:
-        self.request_id = request_id
-        self.intake = intake
-        self.identity = identity
-        self.body = body
-        self.max_tokens = max_tokens
-        self.block_hashes = block_hashes
-        self.arrival = self.arrival_unix = self.deadline = 0.0
-        self.ticket = request_id
-        """Its name at the dispatcher; each time it goes on elsewhere it is a new arrival there."""
-        self.wire = ""
-        """Its name at the replica; each attempt has another."""
-        self.sent: float | None = None
-        self.first_token: float | None = None
-        self.last_token = 0.0
-        self.last_item = 0.0
-        self.output_tokens = 0
-        self.untold = 0
-        """Tokens of which the dispatcher does not know yet."""
-        self.told = False
-        """It knows of the first token at this replica."""
-        self.prompt_tokens = 0
-        self.replica = ""
-        self.attempts = self.holds = self.fuel = self.epoch = 0
-        self.policy = ""
-        self.fallback = False
-        self.priority = 0
-        """In the engine's queue."""
-        self.prefill_only = False
-        """Its replica only computes the prompt; another makes the answer."""
-        self.kv_transfer: msgspec.Raw | None = None
-        """Where the computed prompt is, for the replica that makes the answer."""
-        self.finished: Finished | None = None
-        self.outcome: Outcome | None = None
-        self.error = ""
-        self.refusal: ApiError | None = None
-        """What the last replica said that would not take it."""
-        self.resumable = intake.resumable
-        """What the client has is known token by token, so that another replica can go on behind it."""
-        self.resumes = 0
-        self.token_ids: list[int] = []
-        """What the client has."""
-        self.verbatim = False
-        """The client gets the server's own events, its last ones included."""
-        self.on_room: Callable[[], None] | None = None
-        """Set while the replica is held back."""
-        self.span: Span | None = None
-        self.send_span: Span | None = None
-        self.reader: Reader | None = None
-        self._held = False
-        self._items: list[Item] = []
+    def __post_init__(self) -> None:
+        self.ticket = self.request_id
+        self.resumable = self.intake.resumable
 
     @property
     def open(self) -> bool:
@@ -159,7 +115,7 @@ class Flight:
 
     def decided(self, send: Send, now: float) -> None:
         """Remember where it was sent and why."""
-        self.sent = now
+        self.sent, self.heard = now, 0.0
         self.attempts += 1
         self.wire = self.request_id if self.attempts == 1 else f"{self.request_id}-{self.attempts}"
         self.replica = send.replica
@@ -192,23 +148,23 @@ class Flight:
     @property
     def backlog(self) -> int:
         """Items that the client has not taken."""
-        return len(self._items)
+        return len(self.unread)
 
     def push(self, item: Item, now: float) -> None:
         """Hand `item` to the HTTP side at time `now`, or keep it while that is held. Never blocks."""
         self.last_item = now
-        if self.reader is None or self._held:
-            self._items.append(item)
+        if self.reader is None or self.held:
+            self.unread.append(item)
         else:
             self.reader.read(item)
 
     def hold(self) -> None:
         """The client takes nothing more for now."""
-        self._held = True
+        self.held = True
 
     def release(self) -> None:
         """The client takes what waits, and what comes."""
-        self._held = False
+        self.held = False
         items = self.take()
         if self.reader is not None:
             for item in items:
@@ -216,7 +172,7 @@ class Flight:
 
     def take(self) -> list[Item]:
         """All items that nobody has read."""
-        items, self._items = self._items, []
+        items, self.unread = self.unread, []
         if self.on_room is not None:
             self.on_room()
             self.on_room = None

@@ -6,7 +6,6 @@ The body itself travels on untouched: every other field is the engine's to check
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -82,8 +81,7 @@ class Completions(_Common, kw_only=True):
     prompt: str | list[str | int | list[int]]
 
 
-@dataclass(slots=True)
-class Intake:
+class Intake(msgspec.Struct):
     """What the router knows of one request body."""
 
     endpoint: Endpoint

@@ -14,11 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from autopoiesis.contracts.messages.telemetry import Outcome
+from autopoiesis.contracts.messages.telemetry import Outcome, RequestRecord
 from autopoiesis.dispatch.events import Fault, Swapped
-from autopoiesis.router.flight import Flight
 from autopoiesis.router.histogram import Histogram, Series
-from autopoiesis.router.records import first_token_s, pace_s
 
 _DURATION: Final = tuple(0.01 * 2**n for n in range(14))
 _FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -124,24 +122,22 @@ class Metrics:
     def resumed(self) -> None:
         self._resumes.inc()
 
-    def ended(self, flight: Flight, now: float) -> None:
-        assert flight.outcome is not None, "only an ended flight is counted"
-        intake = flight.intake
-        labels = (intake.operation, intake.model, flight.identity.klass)
-        series = self._series.get((*labels, flight.outcome)) or self._make_series(labels, flight.outcome)
+    def ended(self, operation: str, record: RequestRecord) -> None:
+        """`operation`: OpenTelemetry's name for what was asked."""
+        labels = (operation, record.model, record.klass, record.outcome)
+        series = self._series.get(labels) or self._make_series(labels)
         series.requests.inc()
-        series.e2e.observe(now - flight.arrival)
-        first_s = first_token_s(flight)
-        if first_s is not None:
-            series.first.observe(first_s)
-            pace = pace_s(flight, first_s)
-            if pace is not None:
-                series.pace.observe(pace)
-        if flight.fuel:
-            self._fuel.observe(flight.fuel)
+        series.e2e.observe(record.e2e_s)
+        if record.ttft_s is not None:
+            series.first.observe(record.ttft_s)
+            if record.tpot_s is not None:
+                series.pace.observe(record.tpot_s)
+        if record.fuel:
+            self._fuel.observe(record.fuel)
 
-    def _make_series(self, labels: tuple[str, str, str], outcome: Outcome) -> _Series:
-        series = self._series[(*labels, outcome)] = _Series(
+    def _make_series(self, key: tuple[str, str, str, Outcome]) -> _Series:
+        *labels, outcome = key
+        series = self._series[key] = _Series(
             self._requests.labels(*labels, outcome),
             self._e2e.labels(*labels),
             self._first.labels(*labels),

@@ -75,10 +75,10 @@ class Reporting:
         """Count and record what has ended; called before anybody reads."""
         over, self._over = self._over, []
         for flight, now in over:
-            self._metrics.ended(flight, now)
+            entry = record(flight, now, scope=self._scope, gpu=self._fleet.gpu(flight.replica))
+            self._metrics.ended(flight.intake.operation, entry)
             if flight.intake.generates:
-                gpu = self._fleet.gpu(flight.replica)
-                self._shipper.add(record(flight, now, scope=self._scope, gpu=gpu))
+                self._shipper.add(entry)
 
     def fault(self, fault: ev.Fault) -> None:
         self._metrics.fault(fault)

@@ -131,9 +131,8 @@ class Serving:
         flight.deadline = now + self.patience.request_s
         self._flights[flight.ticket] = flight
         self._listener.begun(flight)
-        began = time.perf_counter()
         self._feed(_arrival(flight))
-        self._listener.decided(time.perf_counter() - began)
+        self._listener.decided(self._clock() - now)
 
     def leave(self, flight: Flight) -> None:
         """The client went away. Nothing happens to a request that has ended, or was never submitted."""
@@ -160,20 +159,20 @@ class Serving:
         flight = self._wires.get(wire)
         if flight is None:
             return
-        now = self._clock()
-        self.fleet.heard(flight.replica, now)
-        match reply:
-            case Chunk():
-                if not reply.empty:
-                    if flight.resumable:
-                        flight.remember(reply)
-                    self._tokens(flight, reply, max(1, reply.tokens), now)
-            case Passage():
-                flight.verbatim, flight.resumable = True, False
-                self._tokens(flight, reply, reply.tokens, now)
-            case Finished():
+        flight.heard = now = self._clock()
+        if isinstance(reply, Passage):
+            flight.verbatim, flight.resumable = True, False
+            self._tokens(flight, reply, reply.tokens, now)
+        elif isinstance(reply, Chunk):
+            if not reply.empty:
+                if flight.resumable:
+                    flight.remember(reply)
+                self._tokens(flight, reply, max(1, reply.tokens), now)
+        else:
+            self.fleet.heard(flight.replica, now)
+            if isinstance(reply, Finished):
                 self._finished(flight, reply, now)
-            case Failed():
+            else:
                 self._failed(flight, reply, now)
 
     def on_broken(self, wire: str, error: ApiError) -> None:
@@ -210,6 +209,8 @@ class Serving:
                 flight.push(PING, now)
         if late:
             return
+        for flight in self._wires.values():
+            self.fleet.heard(flight.replica, flight.heard)
         for replica in sorted({flight.replica for flight in self._wires.values()}):
             silent_s = self.fleet.silent_s(replica, now)
             if silent_s > self.patience.silence_s:
@@ -244,11 +245,12 @@ class Serving:
                 self._transport.cancel(wire, "cancelled")
 
     def _feed(self, event: ev.Event) -> None:
-        self._events.append(event)
         if self._feeding:
+            self._events.append(event)
             return
         self._feeding = True
         try:
+            self._step(event)
             while self._events:
                 self._step(self._events.popleft())
         finally:
@@ -381,12 +383,12 @@ class Serving:
             flight.last_token = now
             flight.output_tokens += item.tokens
         flight.push(item, now)
-        if flight.backlog >= CROWDED and flight.on_room is None:
+        if flight.unread and flight.backlog >= CROWDED and flight.on_room is None:
             self._crowded(flight)
-        flight.untold += tokens
-        if flight.untold >= TELL_EVERY or (tokens and not flight.told):
-            told, flight.untold, flight.told = flight.untold, 0, True
-            self._feed(ev.Tokens(flight.ticket, told))
+        untold = flight.untold = flight.untold + tokens
+        if untold >= TELL_EVERY or (tokens and not flight.told):
+            flight.untold, flight.told = 0, True
+            self._feed(ev.Tokens(flight.ticket, untold))
 
     def _crowded(self, flight: Flight) -> None:
         """Its client does not keep up. What cannot be held back ends before it fills the memory."""

@@ -43,7 +43,7 @@ class Client(Protocol):
     def crowded(self) -> bool:
         """It does not take what was written."""
 
-    def write(self, data: bytes) -> None: ...
+    transport: asyncio.Transport
 
     def answered(self, *, close: bool) -> None:
         """The answer is complete."""
@@ -91,30 +91,18 @@ class Exchange:
     the client has gone. Whatever goes wrong in here is this client's answer, never an exception.
     """
 
-    __slots__ = (
-        "_answer",
-        "_chunked",
-        "_client",
-        "_desk",
-        "_expects",
-        "_flight",
-        "_pieces",
-        "_size",
-        "_started",
-        "_turn",
-        "_visit",
-        "_whole",
-        "disconnected",
-        "headers",
-        "keep_alive",
-        "method",
-        "path",
-        "preamble",
-        "response_complete",
-    )
-
     message_event: Final = asyncio.Event()
     """What uvicorn sets when a client leaves; nobody waits for it."""
+
+    response_complete = False
+    disconnected = False
+    _visit = _NOBODY
+    _flight: Flight | None = None
+    _answer: sse.Answer | sse.Verbatim | None = None
+    _size = 0
+    _turn = False
+    _whole = False
+    _started = False
 
     def __init__(
         self,
@@ -135,20 +123,11 @@ class Exchange:
         self.headers = headers
         self.preamble = preamble
         self.keep_alive = keep_alive
-        self.response_complete = False
-        self.disconnected = False
         self._desk = desk
         self._client = client
         self._chunked = chunked
         self._expects = expects
-        self._visit = _NOBODY
-        self._flight: Flight | None = None
-        self._answer: sse.Answer | sse.Verbatim | None = None
         self._pieces: list[bytes] = []
-        self._size = 0
-        self._turn = False
-        self._whole = False
-        self._started = False
 
     # what comes from the client
 
@@ -176,7 +155,7 @@ class Exchange:
         elif self._whole:
             self._submit()
         elif self._expects:
-            self._client.write(_CONTINUE)
+            self._client.transport.write(_CONTINUE)
 
     def feed(self, piece: bytes) -> None:
         """Some of its body. One that is too long is read on for a while: a client that still writes would not see the answer."""
@@ -244,6 +223,10 @@ class Exchange:
 
     def read(self, item: Item) -> None:
         """`Reader`. Headers go out with the first thing there is to say, so that until then the status can still be another."""
+        if self._started and isinstance(item, Passage) and self._chunked:
+            events = item.events
+            self._client.transport.write(b"%x\r\n%b\r\n" % (len(events), events))
+            return
         flight = self._flight
         if flight is None or self.response_complete:
             return
@@ -264,7 +247,7 @@ class Exchange:
             answer = self._answer = self._make_answer(flight)
         if self._started:
             events = self._encode(answer, item, flight)
-            self._client.write(self._frame(events, last=last))
+            self._client.transport.write(self._frame(events, last=last))
         elif isinstance(item, ApiError):
             self._refuse(item, flight)
             return
@@ -275,7 +258,7 @@ class Exchange:
             self._started = True
             coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
             head = self._head(200, _EVENTS + coding + self._desk.explain(flight))
-            self._client.write(head + self._frame(self._encode(answer, item, flight), last=last))
+            self._client.transport.write(head + self._frame(self._encode(answer, item, flight), last=last))
         if last:
             self._done()
 
@@ -317,7 +300,7 @@ class Exchange:
             len(body),
             self._desk.explain(flight),
         )
-        self._client.write(self._head(200, fields) + body)
+        self._client.transport.write(self._head(200, fields) + body)
         self._done()
 
     def _turn_away(self, error: ApiError, *, close: bool = False) -> None:
@@ -333,7 +316,7 @@ class Exchange:
         if error.retry_after_s is not None:
             fields += b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
         self.keep_alive = self.keep_alive and not close
-        self._client.write(self._head(int(error.status), fields) + body)
+        self._client.transport.write(self._head(int(error.status), fields) + body)
         self._done()
 
     def _head(self, status: int, fields: bytes) -> bytes:

@@ -35,10 +35,6 @@ class Front(Connection):
     def crowded(self) -> bool:
         return bool(self.flow.write_paused)
 
-    def write(self, data: bytes) -> None:
-        if data:
-            self.transport.write(data)
-
     def answered(self, *, close: bool) -> None:
         self._answering = None
         if close:
@@ -52,6 +48,12 @@ class Front(Connection):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         path = _HOT.get(self.url) or self._path()

@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._type = ""
         self._served = 0
         self._answering = False
+        self._pieces: list[bytes] = []
         self.paused = False
 
     def begin(self, call: Call) -> None:
@@ -98,6 +99,8 @@ class Connection(asyncio.Protocol):
         self._answering = True
         try:
             self._parser.feed_data(data)
+            if self._pieces:
+                self._hand_on()
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"its answer is not HTTP: {error}")
             self.transport.abort()
@@ -111,6 +114,14 @@ class Connection(asyncio.Protocol):
             self._pool.connect(call)
         else:
             self._fail(str(error) if error else "it closed the connection")
+
+    def _hand_on(self) -> None:
+        """What came together goes on together."""
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._call is not None and self._call.exchange is not None:
+            self._call.exchange.data(body)
 
     def _fail(self, reason: str) -> None:
         call, self._call = self._call, None
@@ -132,10 +143,11 @@ class Connection(asyncio.Protocol):
             self._call.exchange.head(self._parser.get_status_code(), self._type)
 
     def on_body(self, body: bytes) -> None:
-        if self._call is not None and self._call.exchange is not None:
-            self._call.exchange.data(body)
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
+        if self._pieces:
+            self._hand_on()
         call, self._call = self._call, None
         self._served += 1
         self.resume()
@@ -166,9 +178,11 @@ class Pool:
 
     def post(self, path: str, body: bytes, exchange: Exchange, headers: dict[str, str] | None = None) -> Call:
         """Send now, on a kept connection where there is one; what comes of it is told to `exchange`."""
-        more = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in (headers or {}).items()])
-        head = b"POST %s HTTP/1.1\r\n%s%scontent-length: %d\r\n\r\n"
-        call = Call(head % (path.encode("latin-1"), self._head, more, len(body)) + body, exchange)
+        more = b""
+        if headers:
+            more = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()])
+        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b"
+        call = Call(head % (path.encode("latin-1"), self._head, more, len(body), body), exchange)
         if self._idle:
             self._idle.pop().begin(call)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -47,6 +48,10 @@ class _Event(msgspec.Struct):
 
 
 _event = msgspec.json.Decoder(_Event)
+
+_PLAIN: Final = b'"finish_reason":null'
+_ODD: Final = re.compile(rb'"content":""|"text":""|"usage":\{|"error":[^n]|\r').search
+"""An event in the middle of an answer, which is nearly every one, ends nothing, and brings a token unless it is odd: it needs no decoding."""
 
 
 class DirectTransport:
@@ -183,6 +188,9 @@ class _Exchange:
             return
         if self._tail:
             data = self._tail + data
+        elif data.endswith(b"\n\n"):
+            self._pass(data)
+            return
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
         if end < 4:  # no whole event
             self._tail = data
@@ -213,7 +221,7 @@ class _Exchange:
     def _pass(self, events: bytes) -> None:
         """Hand on whole events, all but the counts that only we asked for and errors, which we tell ourselves."""
         tokens = events.count(b"data:")
-        if self.counts:
+        if self.counts and (not self._first or not tokens or events.count(_PLAIN) != tokens or _ODD(events)):
             events, tokens = self._read(events)
         if tokens and not self._first:
             self._first_token()
@@ -225,6 +233,7 @@ class _Exchange:
             self._transport.replies.on_reply(self.wire, Passage(events, tokens))
 
     def _read(self, events: bytes) -> tuple[bytes, int]:
+        """What of `events` is the client's, and how many of them bring tokens."""
         tokens, kept = 0, events
         if b"\r" in events:
             kept = events = events.replace(b"\r\n", b"\n")
