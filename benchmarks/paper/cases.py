@@ -52,7 +52,7 @@ class Printed:
 class Rival:
     """A policy and how the paper-charged accounting charges it: seconds per call of `schedule`, or overhead windows.
 
-    `windows` are scheduling and reconfiguration together, step by step, as Figure 7 draws them. They are scaled by our serving time
+    `windows_s` are scheduling and reconfiguration together, as Figure 7 draws them: step by step, or fewer than steps. They are scaled by our serving time
     over the paper's, so that overhead keeps its share; what our own reconfiguration takes of one is subtracted, the rest is scheduling.
     """
 
@@ -175,7 +175,7 @@ def _figure7(figures: Mapping[str, Any], bars: Mapping[str, Any]) -> list[Case]:
         make, policy = makers[system]
         if system == "SpotServe":
             theirs, own = (_spot_row(row, side) for side in ("baseline", "autopoiesis"))
-            rival = Rival(system, source_of(policy), theirs)
+            rival = Rival(system, source_of(policy), theirs, windows_s=row["baseline_reconfig_windows"])
         else:
             theirs, own = (_bar_row(row[side]) for side in ("baseline", "autopoiesis"))
             rival = Rival(system, source_of(policy), theirs, windows_s=[over for over, _ in row["baseline"]])

@@ -21,6 +21,8 @@ NEAREST = {
     "table3/volatile": ("table3/stable",),
     "fig7/SpotServe/MAF1": ("fig7/SpotServe/MAF2",),
     "fig7/SpotServe/MAF2": ("fig7/SpotServe/MAF1",),
+    "table4/trace1": ("table4/trace2",),
+    "table4/trace2": ("table4/trace1",),
 }
 """Whose winner is taken, unchanged, where a case was not evolved on; then that of `table2/volatile`."""
 
@@ -100,6 +102,8 @@ def winner(key: str) -> Evolved | None:
 
 def alternatives(case: Case) -> Sequence[tuple[str, Case]]:
     """What the paper leaves open, decided the other way."""
+    if case.trace.rounds:
+        return []
     if case.key.startswith("table3"):
         return [("attention sharded by tensor parallelism", replace(case, assumptions=SHARDED))]
     if case.key.startswith("table2"):
@@ -111,14 +115,20 @@ def alternatives(case: Case) -> Sequence[tuple[str, Case]]:
 
 
 def _with_windows(outcome: Outcome, rival: Rival) -> Outcome:
-    """Overhead windows as in the paper's bars, in proportion to serving time, which is shorter here than there."""
+    """Overhead windows as in the paper's bars, in proportion to serving time, which is not what it is there.
+
+    One window per step, or, where the paper does not say when they are, together at the steps that rescheduled.
+    """
     scale = outcome.serve_s / rival.printed.serve_s if rival.printed.serve_s else 1.0
-    windows = [scale * window for window in rival.windows_s]
-    windows += [0.0] * (len(outcome.intervals) - len(windows))
-    intervals = (
-        replace(interval, stale_s=max(0.0, window - interval.reconfigure_s))
-        for interval, window in zip(outcome.intervals, windows, strict=True)
-    )
+    if len(rival.windows_s) <= outcome.reschedules < len(outcome.intervals):
+        share = scale * sum(rival.windows_s) / outcome.reschedules
+        windows = [share if interval.rescheduled else 0.0 for interval in outcome.intervals]
+        moved = outcome.reconfigure_s / outcome.reschedules
+        left = [max(0.0, window - moved) if window else 0.0 for window in windows]
+    else:
+        windows = [scale * window for window in rival.windows_s]
+        left = [max(0.0, w - i.reconfigure_s) for w, i in zip(windows, outcome.intervals, strict=True)]
+    intervals = (replace(i, stale_s=stale) for i, stale in zip(outcome.intervals, left, strict=True))
     return replace(outcome, intervals=tuple(intervals))
 
 

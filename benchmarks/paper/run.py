@@ -1,10 +1,10 @@
 """The Autopoiesis paper's comparisons (arXiv 2604.07144), ours beside its own.
 
-    python benchmarks/paper/run.py [--table 2|3|4|fig7|fresh|all] [--json FILE] [--picture FILE] [--data DIR]
+    python benchmarks/paper/run.py [--table 2|3|4|fig7|fresh|online|all] [--json FILE] [--picture FILE] [--data DIR]
 
 Needs the paper's figures (traces.json, figure7.json) in DIR, by default beside the checkout; skipped where they are not. The paper's
 "53 % / 34 %" of Figure 7 are ratios of total times less one; `ratio` is that ratio, time reductions are called cuts.
-JSON keys: shares; `gain`, `cut` and `fig7` paper-charged, `gap_closed` and `fresh` measured.
+JSON keys: shares; `gain`, `cut` and `fig7` paper-charged, `gap_closed`, `fresh` and `online` measured.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cases import DATA, Case, load
+from cases import DATA, HERE, Case, load
+from checks import Check, accounting, shapes, sizes
 from compare import Compared, alternatives, compare
 from fresh import fresh
 from measure import Bench
 from show import picture, table
 
-TABLES = ("2", "3", "4", "fig7", "fresh")
+TABLES = ("2", "3", "4", "fig7", "fresh", "online")
+ONLINE = HERE / "online.json"
+"""What `live.py` wrote of a live run; that takes an hour and is not run again here."""
 
 
 def run_cases(cases: dict[str, Case], prefix: str, *, repeats: int) -> list[Compared]:
@@ -48,13 +51,40 @@ def keys_of(table_name: str, found: list[Compared]) -> dict[str, Any]:
         return {
             "fig7": {"mean_ratio": fmean(ratios) if ratios else None, "max_ratio": max(ratios, default=None)}
         }
-    rows: dict[str, Any] = {}
-    for case in found:
-        row = {"gain": case.gain}
-        rows[case.case.key.split("/")[1]] = row | (
-            {"gap_closed": case.gap_closed} if table_name == "2" else {}
-        )
+    shown = {"2": ("gain", "gap_closed"), "3": ("gain",), "4": ("cut",)}[table_name]
+    rows = {case.case.key.split("/")[1]: {name: getattr(case, name) for name in shown} for case in found}
     return {f"table{table_name}": rows}
+
+
+def online() -> dict[str, Any]:
+    """The figures of the live run, None where there was none yet."""
+    if not ONLINE.exists():
+        print(f"\nonline: {ONLINE.name} is not there; live.py writes it")
+        return {"online": {"gain_net": None}}
+    told = json.loads(ONLINE.read_text())
+    told = told.get("online", told)
+    print(f"\nonline, from {ONLINE.name}: " + ", ".join(f"{k} {v}" for k, v in told.items()))
+    return {"online": told}
+
+
+def evidence(
+    cases: dict[str, Case], wanted: tuple[str, ...], given: argparse.Namespace
+) -> tuple[dict[str, Any], list[Check]]:
+    """The result as JSON and what was checked."""
+    result: dict[str, Any] = {}
+    checks = [accounting(cases[key].trace) for key in ("table2/volatile", "table2/stable")]
+    for name in wanted:
+        if name == "fresh":
+            result |= {"fresh": fresh()}
+        elif name == "online":
+            result |= online()
+        else:
+            found = run_cases(cases, "fig7" if name == "fig7" else f"table{name}", repeats=given.repeats)
+            checks += [check for case in found for check in shapes(case)]
+            result |= keys_of(name, found)
+            if name == "fig7" and given.picture:
+                picture(found, given.picture)
+    return result, [*checks, *sizes(result)]
 
 
 def main() -> int:
@@ -74,19 +104,8 @@ def main() -> int:
             f"skipped: the paper's figures are not in {given.data} ({error.strerror}); pass their folder with --data"
         )
         return 0
-    wanted = TABLES if given.table == "all" else (given.table,)
-    result: dict[str, Any] = {}
-    for name in wanted:
-        if name == "fresh":
-            result |= {"fresh": fresh()}
-        elif name == "4":
-            print("\ntable 4 (agentic, section 8.3): not reproduced, its slices and instances are not given")
-            result |= {"table4": {"trace1": {"cut": None}, "trace2": {"cut": None}}}
-        else:
-            found = run_cases(cases, "fig7" if name == "fig7" else f"table{name}", repeats=given.repeats)
-            result |= keys_of(name, found)
-            if name == "fig7" and given.picture:
-                picture(found, given.picture)
+    result, checks = evidence(cases, TABLES if given.table == "all" else (given.table,), given)
+    print("\n== what should be shown", *checks, sep="\n")
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
