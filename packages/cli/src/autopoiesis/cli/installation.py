@@ -31,7 +31,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     replicas: str = ""
-    """Simulated replicas, for instance `2xH100 + 4xL40S`."""
+    """For instance `2xH100 + 4xL40S`; empty for what section `worker` says."""
     attach: tuple[str, ...] = ()
     """URLs of OpenAI-compatible servers."""
     env: dict[str, str] = {}

@@ -116,12 +116,12 @@ SERVICE_SECTIONS = (
     "router",
     "planner",
     "worker",
+    "vllm",
     "up",
     "observer",
     "synthesizer",
     "evaluator",
     "llm",
-    "demo",
     "database_passwords",
 )
 """Sections of single services: known to the file though not to every process that reads it."""
@@ -145,7 +145,14 @@ class Setting:
 class Settings:
     """Every section that a process asked for, resolved."""
 
-    def __init__(self, sections: Mapping[type[Section], Section], settings: Iterable[Setting]) -> None:
+    def __init__(
+        self,
+        sections: Mapping[type[Section], Section],
+        settings: Iterable[Setting],
+        file: Path | None = None,
+    ) -> None:
+        self.file = file
+        """The configuration file that was read; None without one."""
         self._sections = dict(sections)
         self._settings = {setting.key: setting for setting in settings}
 
@@ -178,7 +185,7 @@ class Settings:
         for flag in flags:
             raise SettingsError(f"unknown setting {flag!r}{_nearest(flag, keys)}")
         _refuse_misspelt(env, wanted, keys)
-        return cls(resolved, settings)
+        return cls(resolved, settings, document.path)
 
     @classmethod
     def load_or_exit(cls, *sections: type[Section], arguments: Sequence[str] | None = None) -> "Settings":

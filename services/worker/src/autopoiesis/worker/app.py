@@ -29,6 +29,7 @@ from autopoiesis.worker.serving import Place
 from autopoiesis.worker.settings import VllmSettings, WorkerSettings
 
 WORKER_INBOX: Final = "_INBOX.worker"
+SIMULATED_FLEET: Final = "2xH100 + 4xL40S"
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class NodePlan:
 async def plan_node(settings: WorkerSettings, vllm: VllmSettings) -> NodePlan:
     """Raises `ValueError` naming the setting that is wrong."""
     if settings.engine == "simulated":
-        specs = parse_layout(settings.replicas, node=settings.node, model=settings.model)
+        layout = settings.replicas or SIMULATED_FLEET
+        specs = parse_layout(layout, node=settings.node, model=settings.model)
         return NodePlan(specs, simulated(settings), gpus_used(specs))
     if settings.engine == "vllm":
         return await plan_vllm(settings, vllm)
@@ -111,9 +113,8 @@ async def plan_vllm(settings: WorkerSettings, vllm: VllmSettings) -> NodePlan:
         layout = parse_layout(vllm.devices, node="", model="", kinds=known, setting="vllm.devices")
         kinds = [spec.gpu for spec in layout]
     pool = DevicePool(kinds)
-    specs = parse_layout(
-        settings.replicas, node=settings.node, model=settings.model, kinds=tuple(pool.counts)
-    )
+    wanted = settings.replicas or " + ".join(f"{count}x{kind}" for kind, count in pool.counts.items())
+    specs = parse_layout(wanted, node=settings.node, model=settings.model, kinds=tuple(pool.counts))
     for kind, count in gpus_used(specs).items():
         if count > pool.counts[kind]:
             raise ValueError(f"worker.replicas needs {count} x {kind}; this machine has {pool.counts[kind]}")

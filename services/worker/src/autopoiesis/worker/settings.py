@@ -24,8 +24,11 @@ class WorkerSettings(Section, frozen=True, kw_only=True):
     preemptible: bool = False
     """The machine may be taken away."""
 
-    replicas: str = "2xH100 + 4xL40S"
-    """Simulated and vLLM replicas at start: `<count>x<GPU>[:tp<n>]`, joined by `+`; with vLLM `CPU` is a GPU too."""
+    replicas: str = ""
+    """Simulated and vLLM replicas at start: `<count>x<GPU>[/tp<n>][:prefill|:decode]`, joined by `+`; with vLLM `CPU` is a GPU too.
+
+    By default vLLM has one on each GPU of the machine, and what is simulated is `2xH100 + 4xL40S`.
+    """
     seed: int = 0
     max_running: int = 256
     """Batch limit of each simulated engine."""

@@ -3,7 +3,7 @@
 import json
 import signal
 import threading
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,8 +12,7 @@ from autopoiesis.cli.installation import Installation, Shape, Worker
 from autopoiesis.cli.output import console, print_json, progress, table
 from autopoiesis.cli.sections import SECTIONS, UpSettings
 from autopoiesis.router.settings import RouterSettings
-
-DEFAULT_FLEET = "2xH100 + 4xL40S"
+from autopoiesis.runtime.settings import CONFIG_VARIABLE
 
 
 def up(
@@ -22,28 +21,36 @@ def up(
         list[str] | None, Parameter(help="URL of an OpenAI-compatible server to serve; may repeat.")
     ] = None,
     replicas: Annotated[
-        str | None, Parameter(help=f"Simulated fleet, for instance '{DEFAULT_FLEET}'.")
+        str | None,
+        Parameter(help="Simulated fleet, '2xH100 + 4xL40S' by default; vLLM's replicas, one on each GPU."),
     ] = None,
-    model: Annotated[str | None, Parameter(help="Model of the simulated fleet.")] = None,
+    engine: Annotated[
+        Literal["simulated", "vllm"] | None, Parameter(help="What serves on this machine.")
+    ] = None,
+    model: Annotated[str | None, Parameter(help="Model that this machine serves.")] = None,
     mode: Annotated[str | None, Parameter(help="off, advise or auto.")] = None,
     port: Annotated[int | None, Parameter(help="Port of the router; 0 takes a free one.")] = None,
     common: Common = COMMON,
 ) -> int:
     """Start the router, workers, control plane and, where none is configured, NATS and PostgreSQL."""
-    settings = common.settings(*SECTIONS, flags={"mode": mode, "router.port": port, "worker.model": model})
+    given = {"mode": mode, "router.port": port, "worker.model": model, "worker.engine": engine}
+    settings = common.settings(*SECTIONS, flags=given)
     configured = settings[UpSettings]
     workers = configured.workers
     attached = tuple(attach or ()) or settings[RouterSettings].attach
     if replicas or not (workers or attached):
-        workers = (Worker(node="local", replicas=replicas or DEFAULT_FLEET),)
-    env = {"AUTOPOIESIS_CONFIG": str(common.config.absolute())} if common.config else {}
+        workers = (Worker(node="local", replicas=replicas or ""),)
+    env = {CONFIG_VARIABLE: str(settings.file.absolute())} if settings.file else {}
     service_env: dict[str, dict[str, str]] = {}
     if port is not None:
         service_env["router"] = {"AUTOPOIESIS_ROUTER_PORT": str(port)}
     if attach:
         service_env.setdefault("router", {})["AUTOPOIESIS_ROUTER_ATTACH"] = json.dumps(attach)
-    if model is not None:
-        service_env["worker"] = {"AUTOPOIESIS_WORKER_MODEL": model}
+    service_env["worker"] = {
+        f"AUTOPOIESIS_WORKER_{name}": value
+        for name, value in (("MODEL", model), ("ENGINE", engine))
+        if value is not None
+    }
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     shape = Shape(
         workers=workers,
