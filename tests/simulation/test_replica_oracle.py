@@ -103,8 +103,8 @@ def _play(engine: Replica | SteppingReplica, world: World) -> list[Emission]:
         else:
             assert isinstance(what, int)
             engine.cancel(at, what)
-    while engine.next_event_time() < math.inf:
-        out += engine.advance(engine.next_event_time())
+    while engine.next_event < math.inf:
+        out += engine.advance(engine.next_event)
     return sorted(out + engine.advance(math.inf), key=lambda e: (e.id, e.finished))
 
 
@@ -181,7 +181,7 @@ def test_streams_carry_the_same_tokens(world: World, tick: float) -> None:
     expected = {(e.id, e.time) for e in _play(whole, world) if e.finished}
     emitted: list[Emission] = []
     events, now = world.events(), 0.0
-    while events or stream.next_event_time() < math.inf:
+    while events or stream.next_event < math.inf:
         now += tick
         while events and events[0][0] <= now:
             at, kind, what = events.pop(0)

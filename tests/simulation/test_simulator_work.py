@@ -14,12 +14,12 @@ def events(requests: int, output_tokens: int, apart_s: float) -> int:
     count = 0
     for row in range(requests):
         now = row * apart_s
-        while replica.next_event_time() <= now:
-            replica.advance(replica.next_event_time())
+        while replica.next_event <= now:
+            replica.advance(replica.next_event)
             count += 1
         replica.submit(now, Job(row, 300, output_tokens))
-    while replica.next_event_time() < math.inf:
-        replica.advance(replica.next_event_time())
+    while replica.next_event < math.inf:
+        replica.advance(replica.next_event)
         count += 1
     return count
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopoiesis.contracts.slo import Objectives
-from autopoiesis.dispatch import Dispatcher
+from autopoiesis.dispatch import Dispatcher, DispatchSettings
 from autopoiesis.dispatch import events as ev
 from autopoiesis.policy import library
 from autopoiesis.policy.language import PolicyError, compile_policy
@@ -191,6 +191,15 @@ def test_impatient_clients_leave_and_try_again() -> None:
     late = retried.ttft_s > 2.0
     assert late.any()
     assert (retried.outcome[late] == FINISHED).all()
+
+
+def test_who_was_refused_and_will_try_again_does_not_also_lose_patience() -> None:
+    strict = DispatchSettings(max_reject_share=1.0)
+    settings_ = WorldSettings(clients=Clients(timeout_s=0.5, retries=1, retry_after_s=2.0), dispatch=strict)
+    trace = gen.poisson(5, 10, seed=2)
+    run = evaluate(route("REJECT"), trace, "1xL4", GOAL, settings=settings_).runs[0]
+    assert (run.outcome == REJECTED).all()
+    assert (run.ended_s >= trace.arrival + 2.0).all()
 
 
 def test_a_failed_replica_loses_what_had_begun_and_the_rest_is_retried() -> None:

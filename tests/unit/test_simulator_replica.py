@@ -30,7 +30,7 @@ def test_one_request_alone() -> None:
     decode = STEPS.step([], 1, 1001, 1) + STEPS.step([], 1, 1002, 1)
     assert (last.tokens, last.finished) == (2, True)
     assert last.time == pytest.approx(1.0 + prefill + decode)
-    assert replica.next_event_time() == math.inf
+    assert replica.next_event == math.inf
 
 
 def test_a_chunked_prompt_takes_several_steps() -> None:
@@ -47,7 +47,7 @@ def test_streaming_reports_tokens_as_time_passes() -> None:
     replica = Replica(STEPS, EngineConfig(kv_capacity_tokens=10_000), stream=True)
     replica.submit(0.0, Job("a", 100, 200))
     seen, now = 0, 0.0
-    while replica.next_event_time() < math.inf:
+    while replica.next_event < math.inf:
         now += 0.05
         for emission in replica.advance(now):
             seen += emission.tokens

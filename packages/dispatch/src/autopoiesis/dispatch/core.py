@@ -60,7 +60,7 @@ class Dispatcher:
         self._fleet = Fleet(settings, router, self._model)
         self._control = Control(settings, policy, compile, self._hits, seed)
         self.holding = self._holding = Holding(settings)
-        """Where nothing waits in it, `next_wake` is inf: no need to ask."""
+        """Held requests; while `holding.waiting` is false, `next_wake` is inf and need not be asked for."""
         self._fuel = self._holding.fuel
         self._admit_factor = settings.admit_ttft_factor
         self._counters = Counters()
@@ -90,7 +90,7 @@ class Dispatcher:
     def next_wake(self) -> float:
         """When to send Wake; inf if nothing waits."""
         holding = self._holding
-        return holding.next_due() if holding.timers else holding.pass_at
+        return holding.next_due() if holding.waiting else math.inf
 
     @property
     def active(self) -> CompiledPolicy:

@@ -29,31 +29,35 @@ class Holding:
 
     def __init__(self, settings: DispatchSettings) -> None:
         self._settings = settings
-        self.timers: list[Timer] = []
-        """A heap; those of requests that are held no more stay in until they come up."""
+        self._timers: list[
+            Timer
+        ] = []  # a heap; those of requests that are held no more stay in until they come up
+        self.waiting = False
+        """Whether `next_due` may be anything but inf."""
         self._restless: OrderedDict[int, ModelState] = OrderedDict()
-        self.pass_at = math.inf
-        """When the next pass is due."""
+        self._pass_at = math.inf  # when the next pass is due
         self._last_pass = -math.inf
         self.fuel = FuelBudget(settings.fuel_per_second)
         self.passes = 0
 
     def next_due(self) -> float:
         """When something is to be done, inf if nothing waits."""
-        timers, pass_at = self.timers, self.pass_at
+        timers, pass_at = self._timers, self._pass_at
         while timers and not _in_force(timers[0]):
             heappop(timers)
+        self.waiting = bool(timers) or pass_at < math.inf
         return timers[0][0] if timers and timers[0][0] < pass_at else pass_at
 
     def watch(self, ticket: Ticket, until: float) -> None:
         """Look at a queued request at `until` at the latest."""
         if until < ticket.due:
             ticket.due = until
-            heappush(self.timers, (until, ticket.seq, ticket))
+            self.waiting = True
+            heappush(self._timers, (until, ticket.seq, ticket))
 
     def expired(self, now: float) -> Iterator[Ticket]:
         """Queued requests whose time has come. What is still to be queued afterwards must be watched anew."""
-        timers = self.timers
+        timers = self._timers
         while timers and timers[0][0] <= now:
             timer = heappop(timers)
             if _in_force(timer):
@@ -65,19 +69,20 @@ class Holding:
         if model.queue.entries:
             model.queue.begin_pass()
             self._restless[model.number] = model
-            self.pass_at = min(self.pass_at, max(now, self._last_pass + self._settings.wake_interval_s))
+            self.waiting = True
+            self._pass_at = min(self._pass_at, max(now, self._last_pass + self._settings.wake_interval_s))
 
     def offer(self, now: float, decide: Callable[[Ticket], None], key: Callable[[Ticket], float]) -> None:
         """Run a pass if one is due: `decide` for request after request, `key` for those whose key is oldest.
 
         A model that was cut short goes behind the others. Ageing takes at most half of the fuel.
         """
-        if now < self.pass_at:
+        if now < self._pass_at:
             return
         settings, fuel = self._settings, self.fuel
         self.passes += 1
         self._last_pass = now
-        self.pass_at = math.inf
+        self._pass_at = math.inf
         stop_at = fuel.spent + min(settings.fuel_per_wake, fuel.left(now))
         while self._restless and fuel.spent < stop_at:
             number, model = self._restless.popitem(last=False)
@@ -94,4 +99,4 @@ class Holding:
                 self._restless[number] = model
         if self._restless:
             worthwhile = fuel.available_at(now, settings.fuel_per_wake / 2)
-            self.pass_at = max(now + settings.wake_interval_s, worthwhile)
+            self._pass_at = max(now + settings.wake_interval_s, worthwhile)

@@ -6,45 +6,37 @@ a histogram of `base` modulo the page size tell them all.
 
 from __future__ import annotations
 
+import msgspec
+
 from autopoiesis.simulator.engine import EngineConfig, Job
 from autopoiesis.simulator.prefix import PrefixCache
 
 
-class Sequence:
+class Sequence(msgspec.Struct, eq=False):
     """A job in the engine.
 
     While it decodes, its context is `base + steps`, and it emits its last token at the end of step `finish_step`.
     """
 
-    __slots__ = (
-        "base",
-        "cancelled",
-        "computed",
-        "emitted",
-        "finish_step",
-        "held",
-        "job",
-        "landed",
-        "order",
-        "queued",
-        "started",
-        "target",
-    )
+    job: Job
+    order: int
+    target: int
+    """Tokens to compute before it can decode."""
+    landed: int = 0
+    """Tokens whose KV cache comes with the job."""
+    emitted: int = 0
+    computed: int = 0
+    held: int = 0
+    base: int = 0
+    finish_step: int = 0
+    started: float = 0.0
+    queued: bool = True
+    cancelled: bool = False
 
-    def __init__(self, job: Job, order: int) -> None:
-        self.job = job
-        self.order = order
-        self.target = job.prompt_tokens + job.produced
-        self.landed = self.target - 1 if job.produced else 0
-        """Tokens whose KV cache comes with the job."""
-        self.computed = 0
-        self.held = 0
-        self.emitted = job.produced
-        self.base = 0
-        self.finish_step = 0
-        self.started = 0.0
-        self.queued = True
-        self.cancelled = False
+    @classmethod
+    def of(cls, job: Job, order: int) -> Sequence:
+        target = job.prompt_tokens + job.produced
+        return cls(job, order, target, target - 1 if job.produced else 0, job.produced)
 
 
 class Batch:
@@ -87,14 +79,6 @@ class Batch:
         self._context -= sequence.base + sequence.held * self.config.prefix_block_tokens + self.steps
         self._residues[sequence.base % self._pages] -= 1
         self._whole_pages -= sequence.base // self._pages
-
-    def _pages_bound(self, partial: Sequence | None, chunk: int) -> int:
-        """Upper bound of pages after the next step, without looking at each sequence (no prefix cache)."""
-        decoding = len(self._decoding)
-        used = (self._context + decoding) // self._pages + decoding
-        if partial is not None:
-            used += -(-(partial.computed + chunk) // self._pages)
-        return used
 
     def _decode_pages(self, steps: int) -> int:
         """Pages of the decoding sequences, shared ones apart, `steps` steps from now."""

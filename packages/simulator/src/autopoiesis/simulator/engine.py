@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 RequestId = int | str
 
 
@@ -45,8 +47,7 @@ class EngineConfig:
         return self.kv_capacity_tokens // self.block_tokens
 
 
-@dataclass(slots=True)
-class Job:
+class Job(msgspec.Struct):
     """One request for an engine. `output_tokens` is what it will generate: no scheduler decision reads it."""
 
     id: RequestId
@@ -90,6 +91,8 @@ class ReplicaStats(NamedTuple):
 class Model(Protocol):
     """A simulated engine: the fast replica, or the oracle. Times are seconds on the caller's clock and never fall."""
 
+    next_event: float
+    """When the batch may next change; infinite when idle."""
     steps: int
     busy_s: float
     layer_tokens: int
@@ -111,7 +114,6 @@ class Model(Protocol):
     def restore(self, now: float, job: Job, produced: int) -> None: ...
     def cancel(self, now: float, job_id: RequestId) -> bool: ...
     def advance(self, to: float) -> list[Emission]: ...
-    def next_event_time(self) -> float: ...
     def stats(self, now: float) -> ReplicaStats: ...
     def reuse(self, now: float) -> None: ...
     def evicted(self, before: int) -> tuple[int, ...]: ...

@@ -11,6 +11,7 @@ Pure Python without NumPy: the worker process runs this model as its simulated e
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -34,6 +35,9 @@ GAP_BINS_PER_E: Final = 50
 """Inter-token gaps are counted in logarithmic bins, this many per factor e (2 % wide)."""
 
 
+Plan = tuple[int, float, float]
+"""A run of steps: how many, seconds of the first, seconds that each next one takes longer. 0 steps where there is nothing to do."""
+
 _new = tuple.__new__  # a third of the time that the named tuple's own constructor takes
 
 
@@ -48,7 +52,6 @@ class Replica(Batch):
         "_budget",
         "_cancelled",
         "_decode_fixed",
-        "_end",
         "_first",
         "_growth",
         "_longest",
@@ -72,6 +75,7 @@ class Replica(Batch):
         "kv_peak_tokens",
         "kv_tokens_read",
         "layer_tokens",
+        "next_event",
         "preemptions",
         "prefix_hits",
         "prefix_queries",
@@ -97,7 +101,7 @@ class Replica(Batch):
         self.kv_tokens_read = 0
         self.tokens_out = 0
         self.kv_peak_tokens = 0
-        self.gaps: dict[int, int] = {}
+        self.gaps: dict[int, int] = defaultdict(int)
         self._perturb = perturb
         self._stream = stream
         self._sequences: dict[RequestId, Sequence] = {}
@@ -112,7 +116,8 @@ class Replica(Batch):
         self._run = 0
         self._first = 0.0
         self._growth = 0.0
-        self._end = math.inf
+        self.next_event = math.inf
+        """When the batch may next change; nothing comes out before (but streamed tokens). Infinite when idle."""
         self._step_time = 0.0
         self._budget = config.max_batched_tokens
         self._most_running = config.max_running
@@ -130,15 +135,17 @@ class Replica(Batch):
             check(job, self.config)
         if job_id in self._sequences:
             raise ValueError(f"job {job_id!r} is already here")
-        if self._end < now:
+        if self.next_event < now:
             self._settle(now)
         self._orders = order = self._orders + 1
-        self._sequences[job_id] = sequence = Sequence(job, order)
+        sequence = Sequence.of(job, order) if job.produced else Sequence(job, order, prompt)
+        self._sequences[job_id] = sequence
         self._enqueue(sequence)
-        if not self._run:
-            self._end = now
+        run = self._run
+        if not run:
+            self.next_event = now
         elif (
-            self._run > 1
+            run > 1
             and not self._chunks
             and self._waiting[0][2] is sequence
             and len(self._decoding) < self._most_running
@@ -156,11 +163,11 @@ class Replica(Batch):
                 f"job {job.id!r}: only unfinished jobs can be restored, and only before the first step"
             )
         self._orders += 1
-        self._sequences[job.id] = sequence = Sequence(job, self._orders)
+        self._sequences[job.id] = sequence = Sequence.of(job, self._orders)
         sequence.target, sequence.emitted = job.prompt_tokens + produced, produced
         pages = -(-(sequence.target) // self._pages)
         full = len(self._decoding) >= self.config.max_running or self._decode_pages(1) + pages > self._blocks
-        self._end = now
+        self.next_event = now
         if full or not produced:
             self._enqueue(sequence)
             return
@@ -192,7 +199,7 @@ class Replica(Batch):
 
     def advance(self, to: float) -> list[Emission]:
         """Run until `to`; what came out since the last call, in order of time."""
-        while self._end <= to and self._end < math.inf:
+        while self.next_event <= to and self.next_event < math.inf:
             self._boundary()
         if self._stream and self._run:
             self._stream_until(to)
@@ -200,10 +207,6 @@ class Replica(Batch):
         if out:
             self._out = []
         return out
-
-    def next_event_time(self) -> float:
-        """When the batch may next change; nothing comes out before (but streamed tokens). Infinite when idle."""
-        return self._end
 
     def stats(self, now: float) -> ReplicaStats:
         """What the engine would report at `now`, which may lie anywhere before the next event."""
@@ -257,13 +260,13 @@ class Replica(Batch):
         self._run = 0
         self._partial = None
         self._cancelled.clear()
-        self._end = math.inf
+        self.next_event = math.inf
         return lost
 
     # --- runs of steps ---
 
     def _settle(self, now: float) -> None:
-        while self._end < now:
+        while self.next_event < now:
             self._boundary()
 
     def _interrupt(self, now: float) -> None:
@@ -279,7 +282,7 @@ class Replica(Batch):
                 steps += 1
         if steps < self._run:
             self._run = steps
-            self._end = self._start + steps * (first + 0.5 * growth * (steps - 1))
+            self.next_event = self._start + steps * (first + 0.5 * growth * (steps - 1))
 
     def _steps_before(self, now: float) -> int:
         """Steps of the run that are complete at `now`."""
@@ -295,112 +298,126 @@ class Replica(Batch):
         return min(steps, self._run)
 
     def _boundary(self) -> None:
-        now = self._end
-        if self._run:
-            self._complete(now)
-        if self._waiting or self._partial is not None or not self._decode(now):
-            self._begin(now)
-
-    def _complete(self, now: float) -> None:
-        """The run is over: count it, free what was cancelled, let tokens out."""
-        run, heap, chunks = self._run, self._decoding, self._chunks
+        """A run of steps is over, and the next begins."""
+        now, run, heap, cache = self.next_event, self._run, self._decoding, self._cache
         decoding = len(heap)
-        elapsed = now - self._start
-        self.busy_s += elapsed
-        self._step_time = step_time = elapsed / run
-        self._run = 0
-        self.steps = steps = self.steps + run
-        if decoding:
-            made = run * decoding
-            context = self._context
-            self.kv_tokens_read += run * context + (made * (run + 1) >> 1)
-            self._context = context = context + made
-            if context > self.kv_peak_tokens and self._cache is None:
-                self.kv_peak_tokens = context
-            self.layer_tokens += made
-            gap = int(GAP_BINS_PER_E * math.log(step_time))
-            gaps = self.gaps
-            gaps[gap] = gaps.get(gap, 0) + made
-        if chunks or self._cache is not None:
-            self._compute(chunks, run)
+        if run:
+            elapsed = now - self._start
+            self.busy_s += elapsed
+            self._step_time = step_time = elapsed / run
+            self.steps = steps = self.steps + run
+            if decoding:
+                made, context = run * decoding, self._context
+                self.kv_tokens_read += run * context + (made * (run + 1) >> 1)
+                self._context = context = context + made
+                if context > self.kv_peak_tokens and cache is None:
+                    self.kv_peak_tokens = context
+                self.layer_tokens += made
+                self.gaps[int(GAP_BINS_PER_E * math.log(step_time))] += made
+            if self._chunks or self._cancelled or cache is not None:
+                self._land(now, run)
+            while heap and heap[0][0] == steps:
+                self._finish(heappop(heap)[2], now)
+            decoding = len(heap)
+        if self._waiting or self._partial is not None:
+            run, first, growth = self._take_one(now, decoding) or self._mix(now)
+        elif decoding:
+            run, first, growth = self._decode(heap[0][0] - self.steps, decoding) or self._mix(now)
+        else:
+            run = 0
+        self._run = run
+        if not run:
+            self.next_event = math.inf
+            return
+        if self._perturb is not None:
+            factor = self._perturb()
+            first *= factor
+            growth *= factor
+        self._start, self._first, self._growth = now, first, growth
+        self.next_event = now + run * (first + 0.5 * growth * (run - 1))
+
+    def _land(self, now: float, run: int) -> None:
+        """Prompt chunks are in the KV cache now, and what they displaced is not; what was cancelled leaves."""
+        chunks, held = self._chunks, self._context
+        for sequence, chunk in chunks:
+            sequence.computed = computed = sequence.computed + run * chunk
+            self.layer_tokens += run * chunk
+            held += computed
+        if self._cache is not None:
+            held = self._displace(self._cache, chunks)
+        if held > self.kv_peak_tokens:
+            self.kv_peak_tokens = held
         if self._cancelled:
             for sequence in self._cancelled:
                 self._remove(sequence)
             self._cancelled.clear()
-        if chunks:
-            self._chunks = []
-            self._partial = None
-            for sequence, _ in chunks:
-                if sequence.computed < sequence.target:
-                    self._partial = None if sequence.cancelled else sequence
-                elif not sequence.cancelled:
-                    self._prefilled(sequence, now)
-        while heap and heap[0][0] == steps:
-            self._finish(heappop(heap)[2], now)
+        if not chunks:
+            return
+        self._chunks = []
+        self._partial = None
+        for sequence, _ in chunks:
+            if sequence.computed < sequence.target:
+                self._partial = None if sequence.cancelled else sequence
+            elif not sequence.cancelled:
+                self._prefilled(sequence, now)
 
-    def _compute(self, chunks: list[tuple[Sequence, int]], run: int) -> None:
-        """Prompt chunks are in the KV cache now, and what they displaced is not."""
-        held = self._context
-        for sequence, chunk in chunks:
-            sequence.computed += run * chunk
-            self.layer_tokens += run * chunk
-            held += sequence.computed
-        if self._cache is not None:
-            used = (
-                self._decode_pages(0)
-                + sum(self._private_pages(s, 0) for s, _ in chunks)
-                + self._cache.held_blocks
-            )
-            self._cache.shrink(self._blocks - used)
-            held = used * self._pages
-            for sequence, _ in chunks:
-                self._share(sequence, sequence.computed)
-        if held > self.kv_peak_tokens:
-            self.kv_peak_tokens = held
+    def _displace(self, cache: PrefixCache, chunks: list[tuple[Sequence, int]]) -> int:
+        """Take what the run needed from the prefix cache, and add what it computed; tokens held."""
+        used = self._decode_pages(0) + sum(self._private_pages(s, 0) for s, _ in chunks) + cache.held_blocks
+        cache.shrink(self._blocks - used)
+        for sequence, _ in chunks:
+            self._share(sequence, sequence.computed)
+        return used * self._pages
 
-    def _decode(self, now: float) -> bool:
-        """Start a run without prompts, until the first sequence ends; false where KV may run out before."""
-        heap = self._decoding
-        decoding = len(heap)
-        if not decoding:
-            self._end = math.inf
-            return True
-        run = heap[0][0] - self.steps
+    def _decode(self, run: int, decoding: int) -> Plan | None:
+        """A run without prompts, until the first sequence ends; none where KV may run out before."""
         context = self._context
         bound = (context + run * decoding) // self._pages + decoding
         if self._cache is not None:
             bound += self._cache.held_blocks
         if bound > self._blocks:
-            return False
-        per_kv_token = self._per_kv_token
-        self._launch(
-            now,
-            run,
-            (context + decoding) * per_kv_token + self._decode_fixed[decoding],
-            decoding * per_kv_token,
-        )
-        return True
+            return None
+        growth = decoding * self._per_kv_token
+        return run, (context + decoding) * self._per_kv_token + self._decode_fixed[decoding], growth
 
-    def _launch(self, now: float, run: int, first: float, growth: float) -> None:
-        if self._perturb is not None:
-            factor = self._perturb()
-            first *= factor
-            growth *= factor
-        self._start = now
-        self._run = run
-        self._first = first
-        self._growth = growth
-        self._end = now + run * (first + 0.5 * growth * (run - 1))
+    def _take_one(self, now: float, decoding: int) -> Plan | None:
+        """The usual admission: one job waits and its whole prompt fits into this step. None where it is not that simple."""
+        waiting, pages, context = self._waiting, self._pages, self._context
+        if len(waiting) != 1 or self._partial is not None or self._cache is not None:
+            return None
+        sequence = waiting[0][2]
+        target = sequence.target
+        tokens = decoding + target
+        bound = (context + decoding) // pages + decoding + (target + pages - 1) // pages
+        if (
+            tokens > self._budget
+            or decoding >= self._most_running
+            or bound > self._blocks
+            or sequence.landed
+            or sequence.cancelled
+        ):
+            return None
+        waiting.clear()
+        self._waiting_count = self._waiting_tokens = 0
+        sequence.queued = False
+        sequence.started = now
+        self._chunks = [(sequence, target)]
+        model = self.step_time
+        growth = decoding * model.per_kv_token_mixed
+        first = (context + decoding) * model.per_kv_token_mixed + model.chunk_attention(target, 0)
+        return 1, first + model.fixed(tokens, decoding + 1), growth
 
-    def _begin(self, now: float) -> None:
-        """Choose the next batch and how many steps it stays the same."""
-        partial, preempted = self._partial, False
-        chunk = 0 if partial is None else self._chunk(partial)
-        used = self._pages_bound(partial, chunk)
+    def _mix(self, now: float) -> Plan:
+        """The next batch in general: who is preempted, who joins, and how many steps it stays the same."""
+        partial, preempted, decoding = self._partial, False, len(self._decoding)
+        chunk = self._chunk(partial)
+        used = (self._context + decoding) // self._pages + decoding
+        if partial is not None:
+            used += -(-(partial.computed + chunk) // self._pages)
         if used > self._blocks or self._cache is not None:
             preempted = self._make_room(now)
             partial = self._partial
-            chunk = 0 if partial is None else self._chunk(partial)
+            chunk = self._chunk(partial)
             used = self._blocks_in_use(1, partial, chunk)
         budget = self._budget - len(self._decoding) - chunk
         chunks: list[tuple[Sequence, int]] = [] if partial is None else [(partial, chunk)]
@@ -412,19 +429,18 @@ class Replica(Batch):
         if self._waiting and budget > 0 and not preempted:
             self._admit(chunks, budget, used)
         self._chunks = chunks
-        if self._decoding or chunks:
-            self._mix(now, chunks, preempted or (self._cache is not None and self._head_may_shrink()))
-        else:
-            self._end = math.inf
+        return self._plan(chunks, preempted or (self._cache is not None and self._head_may_shrink()))
 
     def _chunk(self, partial: Sequence | None) -> int:
         if partial is None:
             return 0
         return min(partial.target - partial.computed, self._budget - len(self._decoding))
 
-    def _mix(self, now: float, chunks: list[tuple[Sequence, int]], once: bool) -> None:
-        """Start a run of prompt chunks beside the decoding sequences."""
+    def _plan(self, chunks: list[tuple[Sequence, int]], once: bool) -> Plan:
+        """A run of prompt chunks beside the decoding sequences, of one step where `once`."""
         model, decoding = self.step_time, len(self._decoding)
+        if not chunks and not decoding:
+            return 0, 0.0, 0.0
         tokens = sampled = decoding
         per_kv_token = model.per_kv_token_mixed if chunks else self._per_kv_token
         first = (self._context + decoding) * per_kv_token
@@ -443,7 +459,7 @@ class Replica(Batch):
         if run > 1:
             met = self._cache is not None and chunks and self._meets_cached(chunks[0][0])
             run = 1 if once or met or len(chunks) > 1 else self._fitting(run, chunks)
-        self._launch(now, run, first + model.fixed(tokens, sampled), growth)
+        return run, first + model.fixed(tokens, sampled), growth
 
     # --- admission, preemption, ends ---
 
@@ -483,7 +499,7 @@ class Replica(Batch):
             self._waiting_count -= 1
             self._waiting_tokens -= target - sequence.landed
             sequence.queued = False
-            sequence.started = self._end
+            sequence.started = self.next_event
             sequence.computed = cached
             chunks.append((sequence, chunk))
             budget -= chunk
@@ -511,13 +527,12 @@ class Replica(Batch):
 
     def _prefilled(self, sequence: Sequence, now: float) -> None:
         """The prompt (or, after preemption, all that was known) is computed: one token comes out."""
-        job, pages = sequence.job, self._pages
-        generated = sequence.target - job.prompt_tokens + 1
-        private = sequence.target - sequence.held * self.config.prefix_block_tokens
-        left = job.output_tokens - generated
+        job, pages, target = sequence.job, self._pages, sequence.target
+        private = target - sequence.held * self.config.prefix_block_tokens if sequence.held else target
+        left = job.prompt_tokens + job.output_tokens - target - 1
         if not left:
             self._free(sequence, -(-private // pages))
-            self._emit(sequence, generated, now)
+            self._emit(sequence, job.output_tokens, now)
             return
         if not sequence.emitted:
             self._emit(sequence, 1, now)
@@ -525,14 +540,15 @@ class Replica(Batch):
         sequence.finish_step = finish = steps + left
         sequence.base = base = private - steps
         heappush(self._decoding, (finish, sequence.order, sequence))
-        self._context += sequence.target
+        self._context += target
         self._residues[base % pages] += 1
         self._whole_pages += base // pages
 
     def _finish(self, sequence: Sequence, now: float) -> None:
         """Its last token comes out (already off the heap)."""
         job, base, pages = sequence.job, sequence.base, self._pages
-        context = job.prompt_tokens + job.output_tokens - 1
+        output = job.output_tokens
+        context = job.prompt_tokens + output - 1
         self._context -= context
         self._residues[base % pages] -= 1
         self._whole_pages -= base // pages
@@ -540,17 +556,17 @@ class Replica(Batch):
             self._share(sequence, context)
             private = context - sequence.held * self.config.prefix_block_tokens
             self._free(sequence, -(-private // pages))
-        self._emit(sequence, job.output_tokens, now)
+        self._emit(sequence, output, now)
 
     def _emit(self, sequence: Sequence, produced: int, now: float) -> None:
         job = sequence.job
+        job_id, tokens = job.id, produced - sequence.emitted
         finished = produced == job.output_tokens
-        tokens = produced - sequence.emitted
-        self._out.append(_new(Emission, (job.id, now, tokens, finished, sequence.started)))
+        self._out.append(_new(Emission, (job_id, now, tokens, finished, sequence.started)))
         self.tokens_out += tokens
         sequence.emitted = produced
         if finished:
-            del self._sequences[job.id]
+            del self._sequences[job_id]
 
     def _remove(self, sequence: Sequence) -> int:
         """Take a running sequence out of the batch and free its KV; tokens it had produced."""

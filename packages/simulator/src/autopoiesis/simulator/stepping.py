@@ -72,7 +72,7 @@ class SteppingReplica:
         self._cancelled: list[_Sequence] = []
         """Running ones that leave at the end of this step."""
         self._begun = 0.0
-        self._end = math.inf
+        self.next_event = math.inf
         self._orders = 0
         self._out: list[Emission] = []
 
@@ -84,7 +84,7 @@ class SteppingReplica:
         sequence = _Sequence(job, self._orders, produced=job.produced, emitted=job.produced, landed=landed)
         self._waiting.append(sequence)
         if not self._step:
-            self._end = now
+            self.next_event = now
 
     def cancel(self, now: float, job_id: RequestId) -> bool:
         self._until(now)
@@ -99,13 +99,10 @@ class SteppingReplica:
         return False
 
     def advance(self, to: float) -> list[Emission]:
-        while self._end <= to and self._end < math.inf:
+        while self.next_event <= to and self.next_event < math.inf:
             self._boundary()
         out, self._out = self._out, []
         return out
-
-    def next_event_time(self) -> float:
-        return self._end
 
     def restore(self, now: float, job: Job, produced: int) -> None:
         raise NotImplementedError("the oracle starts empty")
@@ -114,7 +111,7 @@ class SteppingReplica:
         lost = [s.job.id for s in sorted(self._running + self._waiting, key=lambda s: s.order)]
         for held in (self._running, self._waiting, self._idle, self._evicted, self._step, self._cancelled):
             held.clear()
-        self._end = math.inf
+        self.next_event = math.inf
         return lost
 
     def stats(self, now: float) -> ReplicaStats:
@@ -150,11 +147,11 @@ class SteppingReplica:
         return len(self._running), len(self._waiting), missing, sum(s.computed for s in self._running)
 
     def _until(self, now: float) -> None:
-        while self._end < now:
+        while self.next_event < now:
             self._boundary()
 
     def _boundary(self) -> None:
-        now = self._end
+        now = self.next_event
         self._finish_step(now)
         self._start_step(now)
 
@@ -278,7 +275,7 @@ class SteppingReplica:
             while self._waiting and self._admit(self._waiting[0], now):
                 pass
         self._begun = now
-        self._end = now + self._duration() if self._step else math.inf
+        self.next_event = now + self._duration() if self._step else math.inf
 
     def _schedule_running(self) -> None:
         """Decodes take one token each, prompts that are under way what the budget leaves."""

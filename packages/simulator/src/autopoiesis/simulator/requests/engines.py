@@ -152,7 +152,7 @@ class Engine:
             prefix_queries=replica.prefix_queries,
             prefix_hits=replica.prefix_hits,
             bound_s=_bound(spec, replica),
-            gaps=replica.gaps,
+            gaps=dict(replica.gaps),
             history=tuple(self.history),
         )
 

@@ -88,7 +88,7 @@ class Membership:
 
     def idle(self, now: float, engine: Engine) -> None:
         """Its last work may have ended: one that drains then leaves, or falls asleep."""
-        if engine.state != "draining" or engine.inbound or engine.replica.next_event_time() < math.inf:
+        if engine.state != "draining" or engine.inbound or engine.replica.next_event < math.inf:
             return
         engine.become("stopped", now)
         engine.replica.drop_all()

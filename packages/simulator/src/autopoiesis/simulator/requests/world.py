@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
@@ -42,7 +41,9 @@ from autopoiesis.simulator.workload.window import InFlight
 if TYPE_CHECKING:
     from autopoiesis.simulator.requests.planning import Planner, Planning
 
-_REPLICA, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(6)
+_ENGINE, _DELIVER, _ROOT, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(8)
+_ROOTS_FIRST, _SENDS_FIRST = -(1 << 62), -(1 << 61)
+"""Where the order of things that happen at once begins: arrivals of the trace, then deliveries, then all else."""
 _REFUSED = {
     "rejected": REJECTED,
     "queue_full": REJECTED,
@@ -77,16 +78,20 @@ class World:
         self._retried: dict[int, int] = {}
         self._away: set[int] = set()
         """Arrivals whose client has left; what still comes for them is dropped."""
+        self._returning: set[int] = set()
+        """Arrivals that were refused and whose client will try again."""
         self._latency_s = settings.latency_s
+        self._timeout_s = settings.clients.timeout_s
         self._names = [f"router-{n}" for n in range(settings.routers)]
         self._routers = [
             Dispatcher(settings.dispatch, router=name, policy=policy, seed=seed, compile=None)
             for name, policy in zip(self._names, policies, strict=True)
         ]
+        self._holds = [router.holding for router in self._routers]
         self._wakes = [math.inf] * settings.routers
         self._heap: list[tuple[float, int, int, Any]] = []
         self._sequence = 0
-        self._sends: deque[tuple[float, int, ev.Send | ev.Abort, int]] = deque()
+        self._sent = _SENDS_FIRST
         self._open = len(prepared)
         self._faults: dict[str, int] = {}
         self._decisions = 0
@@ -151,35 +156,34 @@ class World:
     # --- time ---
 
     def _loop(self) -> None:
-        times, roots = self._prepared.root_times, self._prepared.roots
-        heap, sends = self._heap, self._sends
-        place, last = 0, len(times)
+        heap, times = self._heap, self._prepared.root_times
         self._limit = limit = (times[-1] if times else 0.0) + self._settings.drain_s
-        next_root = times[0] if last else math.inf
+        if times:
+            heappush(heap, (times[0], _ROOTS_FIRST, _ROOT, 0))
         while self._open:
-            next_send = sends[0][0] if sends else math.inf
-            next_event = heap[0][0] if heap else math.inf
-            if next_root <= next_send and next_root <= next_event:
-                self._now = next_root
-                self._arrive(next_root, roots[place])
-                place += 1
-                next_root = times[place] if place < last else math.inf
-            elif next_send <= next_event:
-                self._now = next_send
-                self._deliver(*sends.popleft())
-            else:
-                now, _, kind, what = heappop(heap)
+            now, _, kind, what = heappop(heap)
+            if now > limit:
+                limit = self._limit
                 if now > limit:
-                    limit = self._limit
-                    if now > limit:
-                        self._now = limit
-                        break
-                self._now = now
-                if kind == _REPLICA:
-                    if what.due == now:
-                        self._advance(now, what)
-                else:
-                    self._happen(now, kind, what)
+                    self._now = limit
+                    break
+            self._now = now
+            if kind == _ENGINE:
+                if what.due == now:
+                    self._advance(now, what)
+            elif kind == _DELIVER:
+                self._deliver(now, *what)
+            elif kind == _ROOT:
+                self._next_root(what + 1)
+                self._arrive(now, self._prepared.roots[what])
+            else:
+                self._happen(now, kind, what)
+
+    def _next_root(self, place: int) -> None:
+        """Arrivals of the trace enter the heap one by one: it stays small."""
+        times = self._prepared.root_times
+        if place < len(times):
+            heappush(self._heap, (times[place], _ROOTS_FIRST + place, _ROOT, place))
 
     def _push(self, at: float, kind: int, what: Any) -> None:
         self._sequence += 1
@@ -202,18 +206,25 @@ class World:
     # --- requests ---
 
     def _arrive(self, now: float, row: int) -> None:
-        event, arrived = self._prepared.events[row], self._rows.arrived
+        event, arrived, router = self._prepared.events[row], self._rows.arrived, self._prepared.router[row]
         if arrived[row] != arrived[row]:
             arrived[row] = now
         else:
             event = self._again(row)
-        if self._settings.clients.timeout_s < math.inf:
-            self._push(now + self._settings.clients.timeout_s, _TIMEOUT, (row, event.request_id))
-        self._tell(now, self._prepared.router[row], event)
+        if self._timeout_s < math.inf:
+            self._push(now + self._timeout_s, _TIMEOUT, (row, event.request_id))
+        for action in self._routers[router].handle(now, event):
+            if type(action) is ev.Send:
+                self._send(now, router, action, row)
+            else:
+                self._act(now, router, action)
+        if self._holds[router].waiting:
+            self._set_wake(now, router)
 
     def _again(self, row: int) -> ev.Arrival:
         """A retry is a new request to its router."""
         self._away.discard(row)
+        self._returning.discard(row)
         self._retried[row] = tries = self._retried.get(row, 0) + 1
         return msgspec.structs.replace(self._prepared.events[row], request_id=f"{row}.{tries}")
 
@@ -227,10 +238,13 @@ class World:
         return self._prepared.events[row].request_id
 
     def _tell(self, now: float, router: int, event: ev.Event) -> None:
-        dispatcher = self._routers[router]
-        for action in dispatcher.handle(now, event):
+        for action in self._routers[router].handle(now, event):
             self._act(now, router, action)
-        wake = dispatcher.next_wake
+        if self._holds[router].waiting:
+            self._set_wake(now, router)
+
+    def _set_wake(self, now: float, router: int) -> None:
+        wake = self._routers[router].next_wake
         if wake < self._wakes[router]:
             self._wakes[router] = wake = max(wake, now)
             self._push(wake, _WAKE, router)
@@ -241,20 +255,12 @@ class World:
 
     def _act(self, now: float, router: int, action: ev.Action) -> None:
         if type(action) is ev.Send:
-            self._decisions += 1
-            row, rows = self._row(action.request_id), self._rows
-            rows.sent[row] = now
-            rows.attempts[row] = action.attempt
-            rows.holds[row] = action.holds
-            rows.fuel[row] = action.fuel
-            rows.fallback[row] = action.fallback
-            rows.replica[row] = self._index[action.replica]
-            self._sends.append((now + self._latency_s, router, action, row))
+            self._send(now, router, action, self._row(action.request_id))
         elif type(action) is ev.Refuse:
             self._decisions += 1
             self._refused(now, action)
         elif type(action) is ev.Abort:
-            self._sends.append((now + self._latency_s, router, action, self._row(action.request_id)))
+            self._under_way(now, router, action, self._row(action.request_id))
         elif type(action) is ev.HandOver:
             self._transfers.start(now, self._row(action.request_id), router, action)
         elif type(action) is ev.Lost:
@@ -262,11 +268,27 @@ class World:
         elif type(action) is ev.Fault:
             self._faults[action.fault] = self._faults.get(action.fault, 0) + 1
 
+    def _send(self, now: float, router: int, send: ev.Send, row: int) -> None:
+        rows = self._rows
+        self._decisions += 1
+        rows.sent[row] = now
+        rows.attempts[row] = send.attempt
+        rows.holds[row] = send.holds
+        rows.fuel[row] = send.fuel
+        rows.fallback[row] = send.fallback
+        rows.replica[row] = self._index[send.replica]
+        self._under_way(now, router, send, row)
+
+    def _under_way(self, now: float, router: int, action: ev.Send | ev.Abort, row: int) -> None:
+        self._sent = order = self._sent + 1
+        heappush(self._heap, (now + self._latency_s, order, _DELIVER, (router, action, row)))
+
     def _refused(self, now: float, refuse: ev.Refuse) -> None:
         row = self._row(refuse.request_id)
         self._rows.holds[row] = refuse.holds
         self._rows.fuel[row] = refuse.fuel
         if refuse.reason in {"rejected", "queue_full", "overloaded"} and self._may_retry(row):
+            self._returning.add(row)
             self._push(now + max(refuse.retry_after, self._settings.clients.retry_after_s), _ARRIVE, row)
         else:
             self._end(now, row, _REFUSED[refuse.reason])
@@ -277,7 +299,7 @@ class World:
     def _timeout(self, now: float, row: int, request_id: str) -> None:
         rows = self._rows
         served = rows.outcome[row] != OPEN or rows.first[row] == rows.first[row]
-        if served or self._request_id(row) != request_id:
+        if served or row in self._returning or self._request_id(row) != request_id:
             return
         self._away.add(row)
         self._tell(now, self._prepared.router[row], ev.Left(request_id))
@@ -295,7 +317,8 @@ class World:
         self._open -= 1
         if self._planner is not None:
             self._planner.ended.append((now, row))
-        for child in self._prepared.children.get(row, ()):
+        children = self._prepared.children
+        for child in children.get(row, ()) if children else ():
             if outcome != FINISHED and self._settings.clients.give_up:
                 self._push(now, _CALL, partial(self._forgo, child))
             else:
@@ -311,11 +334,11 @@ class World:
 
     def _deliver(self, now: float, router: int, action: ev.Send | ev.Abort, row: int) -> None:
         engine = self._engines[self._index[action.replica]]
-        if type(action) is ev.Abort:
-            engine.replica.cancel(now, row)
+        replica = engine.replica
+        if type(action) is not ev.Send:
+            replica.cancel(now, row)
             self._schedule(engine)
             return
-        assert type(action) is ev.Send
         if engine.state != "ready":
             self._undeliverable(now, router, action, row, engine)
             return
@@ -326,11 +349,12 @@ class World:
         else:
             job = Job(row, prepared.prompt[row], prepared.output[row], action.priority, prepared.blocks[row])
         try:
-            engine.replica.submit(now, job)
+            replica.submit(now, job)
         except TooLongError:
             self._broken(now, row, ev.Ended(request_id=action.request_id, code="invalid_request"))
             return
-        self._schedule(engine)
+        if replica.next_event != engine.due:
+            self._schedule(engine)
 
     def _broken(self, now: float, row: int, event: ev.Ended) -> None:
         self._tell(now, self._prepared.router[row], event)
@@ -345,42 +369,42 @@ class World:
             self._tell(now, router, ev.ReplicaGone(send.replica, "no responder"))
 
     def _schedule(self, engine: Engine) -> None:
-        due = engine.replica.next_event_time()
+        due = engine.replica.next_event
         if due != engine.due:
             engine.due = due
             if due < math.inf:
-                self._sequence += 1
-                heappush(self._heap, (due, self._sequence, _REPLICA, engine))
+                self._sequence = order = self._sequence + 1
+                heappush(self._heap, (due, order, _ENGINE, engine))
             elif engine.state == "draining":
                 self._members.idle(self._now, engine)
 
     def _advance(self, now: float, engine: Engine) -> None:
+        row: Any
         for row, _, tokens, finished, started in engine.replica.advance(now):
-            self._emitted(now, row, tokens, finished, started)
+            if row >= 0 and row not in self._away:
+                self._emitted(now, row, tokens, finished, started)
         self._schedule(engine)
 
-    def _emitted(self, now: float, row: Any, tokens: int, finished: bool, started: float) -> None:
-        if row < 0 or row in self._away:
-            return
+    def _emitted(self, now: float, row: int, tokens: int, finished: bool, started: float) -> None:
         rows, prepared = self._rows, self._prepared
-        router, request_id = prepared.router[row], self._request_id(row)
+        router, request_id = prepared.router[row], prepared.events[row].request_id
+        if self._retried:
+            request_id = self._request_id(row)
         rows.tokens[row] += tokens
         first = rows.first
         if first[row] != first[row]:
             first[row] = now
             rows.started[row] = started
-            self._tell(now, router, ev.Tokens(request_id, 1))
-        if finished:
-            output = prepared.output[row]
-            if rows.tokens[row] < output:
-                self._tell(now, router, ev.Prefilled(request_id))
-                return
-            self._tell(
-                now,
-                router,
-                ev.Ended(request_id=request_id, prompt_tokens=prepared.prompt[row], output_tokens=output),
-            )
-            self._end(now, row, FINISHED)
+            self._routers[router].handle(now, ev.Tokens(request_id, 1))  # from which no order follows
+        if not finished:
+            return
+        output = prepared.output[row]
+        if rows.tokens[row] < output:
+            self._tell(now, router, ev.Prefilled(request_id))
+            return
+        ended = ev.Ended(request_id=request_id, prompt_tokens=prepared.prompt[row], output_tokens=output)
+        self._tell(now, router, ended)
+        self._end(now, row, FINISHED)
 
     def _restore(self, in_flight: Sequence[InFlight]) -> None:
         """Work that engines had when the window began, not scored; their ids are negative."""

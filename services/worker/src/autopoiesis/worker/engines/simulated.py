@@ -349,7 +349,7 @@ class SimulatedEngine:
 
     def _arm(self) -> None:
         """One timer: at the next event, or for the next chunk of what streams, but never closer than a tick after the last."""
-        at = self._replica.next_event_time()
+        at = self._replica.next_event
         if self._requests:
             at = min(at, self._clock() + self._options.chunk_interval_s)
         at = max(at, self._ticked + self._options.tick_s)
