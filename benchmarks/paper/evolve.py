@@ -73,7 +73,6 @@ async def evolve(
         name = f"unseen{number}"
         runs[name] = PlanRuns(trace, case.assumptions, jail, repeats=REPEATS, recorded=recording.runs(name))
     call_s = case.evolved_per_call_s
-    charges = {"measured": {}, "paper": {"least_s": call_s}, "both": {"extra_s": call_s}}[asked.accounting]
     bound = bound_of(case)
     budget = Budget(Spend(DAY_S, asked.proposals, asked.proposals, 10**9, 0.0))
     evolution = Evolution(
@@ -81,7 +80,8 @@ async def evolve(
         "plan",
         PlanScorer(
             runs["runs"],
-            **charges,
+            least_s=call_s if asked.accounting == "paper" else 0.0,
+            extra_s=call_s if asked.accounting == "both" else 0.0,
             optima=bound.optima if bound else (),
             by_speed=asked.told_apart_by_speed,
             unseen=[on for name, on in runs.items() if name != "runs"],
@@ -107,7 +107,8 @@ async def evolve(
     await evolution.begin(known[-1], [*known, *warm])
     report(evolution)
     await evolution.run([LlmProposer(model, budget, keep, failures=evolution.failures)])
-    keep_runs()
+    if jail is not None:
+        keep_runs()
     return evolution
 
 
