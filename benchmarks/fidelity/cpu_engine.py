@@ -60,8 +60,10 @@ class Work:
     output_tokens: int
 
 
-def write_llama(python: str, folder: Path, *, layers: int, hidden: int) -> Path:
+def write_llama(python: str, folder: Path, *, layers: int, hidden: int, words: Path | None = None) -> Path:
+    """A checkpoint with random weights; its tokenizer knows the `words` of a text file well."""
     command = [python, str(TINY_LLAMA), str(folder), "--layers", str(layers), "--hidden", str(hidden)]
+    command += ["--words", str(words)] if words else []
     subprocess.run(command, check=True, capture_output=True)
     return folder
 

@@ -14,6 +14,7 @@ from typing import Final, Self
 import httpx
 from cpu_engine import ARGUMENTS, ENVIRONMENT, EngineError, write_llama
 
+from autopoiesis.cli.load.prompts import text
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.contracts.messages.telemetry import StepBatch, StepRecord
 from autopoiesis.contracts.subjects import HEARTBEAT, STEP_TELEMETRY
@@ -30,6 +31,8 @@ FLEET_ARGUMENTS: Final = (
     *("--worker-cls", "paced_worker.PacedWorker"),
 )
 START_S: Final = 600.0
+WORDS_BYTES: Final = 60_000
+"""Of the load generator's language for the tokenizer, which then makes four bytes a token, as tokenizers make of English."""
 PACED: Final = Path(__file__).parent / "paced"
 """A folder of its own: vLLM would take modules beside this one for libraries of the same names."""
 
@@ -63,7 +66,9 @@ class CpuFleet:
             ready="notify",
         )
         checkpoint = folder / "llama"
-        await asyncio.to_thread(write_llama, self._python, checkpoint, layers=2, hidden=64)
+        words = folder / "words.txt"
+        words.write_text(text("words", WORDS_BYTES))
+        await asyncio.to_thread(write_llama, self._python, checkpoint, layers=2, hidden=64, words=words)
         async with asyncio.TaskGroup() as starting:
             for pace in PACES:
                 starting.create_task(

@@ -57,7 +57,7 @@ POLICIES: Final = (
     "sglang_cache_aware",
     "preble",
 )
-MIX: Final = Mix("default", 1.0, Lengths(120, 0.6, high=400), Lengths(40, 0.5, high=120))
+MIX: Final = Mix("default", 1.0, Lengths(120, 0.6, high=400), Lengths(25, 0.6, high=100))
 TURNS, THINK_S = 3.0, 1.5
 LEAD_TURNS: Final = 8
 """Conversations that began so many thinking times earlier have their later turns in the run."""
@@ -65,7 +65,7 @@ SYSTEM_TOKENS: Final = 256
 TRACE_BLOCK_TOKENS: Final = 256
 """The router's own: 1024 bytes."""
 FIGURES: Final = ("goodput", "ttft")
-CALIBRATION_RATE: Final = 5.0
+CALIBRATION_RATE: Final = 4.0
 """Requests per second of the first run."""
 CALIBRATION_S: Final = 30.0
 STEPS_COME_S: Final = 6.0

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopoiesis.contracts.messages.telemetry import RequestRecord
+from autopoiesis.contracts.messages.telemetry import RequestRecord, StepBatch, StepRecord
 from autopoiesis.observer.ledger import Ledger
+from autopoiesis.observer.rows import StepRow, step_rows
 from autopoiesis.observer.segments import Batch, SegmentLog
+from autopoiesis.simulator.calibrate import read_steps
 
 
 def record(i, at=None):
@@ -178,3 +180,27 @@ def test_a_failed_write_stores_nothing_and_can_be_repeated(open_log, tmp_path, m
     assert ids(log) == ["r0"]
     assert log.append([batch(1, record(1))])
     assert ids(open_log(tmp_path)) == ["r0", "r1"]
+
+
+def test_recorded_steps_come_back_for_calibration(tmp_path):
+    def steps(gpu, count):
+        record = StepRecord(
+            at_unix_s=5.0, duration_s=0.01, prefill_tokens=7, decode_sequences=3, kv_tokens=90
+        )
+        records = (record,) * count
+        return StepBatch(replica=gpu, incarnation="i", batch=0, model="m", gpu=gpu, tp=2, records=records)
+
+    with ExitStack() as stack:
+        log = SegmentLog(tmp_path, "steps", StepRow, time_field="at_unix_s")
+        stack.callback(log.close)
+        for kind, count in (("L4", 2), ("H100", 3)):
+            log.append([step_rows(steps(kind, count))])
+            log.roll(force=True)
+    found = read_steps(tmp_path / "steps")
+    assert {kind: len(records) for kind, records in found.items()} == {("m", "L4", 2): 2, ("m", "H100", 2): 3}
+    assert found["m", "L4", 2][0].kv_tokens == 90
+    with pytest.raises(ValueError, match="no Parquet files"):
+        read_steps(tmp_path)
+    (tmp_path / "steps" / "9.parquet").write_text("torn")
+    with pytest.raises(ValueError, match=r"9\.parquet: no recorded steps"):
+        read_steps(tmp_path / "steps")

@@ -1,6 +1,6 @@
 """Writes a small Llama with random weights and a tokenizer of its own to a folder, in the format of any other checkpoint.
 
-`python tiny_llama.py FOLDER [--layers N] [--hidden N] [--seed N]`, under the Python that has vLLM. Nothing is downloaded.
+`python tiny_llama.py FOLDER [--layers N] [--hidden N] [--seed N] [--words FILE]`, under the Python that has vLLM. Nothing is downloaded.
 """
 
 import argparse
@@ -18,7 +18,7 @@ CORPUS = (
 VOCABULARY = 1024
 
 
-def make_tokenizer():
+def make_tokenizer(words: str):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -27,7 +27,7 @@ def make_tokenizer():
     plain.decoder = decoders.ByteLevel()
     special = ["<|bos|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>", "<|tool|>"]
     plain.train_from_iterator(
-        CORPUS,
+        [*CORPUS, words],
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
             special_tokens=special,
@@ -40,12 +40,15 @@ def make_tokenizer():
     return tokenizer
 
 
-def write(folder: Path, *, layers: int = 4, hidden: int = 64, seed: int = 0, context: int = 4096) -> None:
+def write(
+    folder: Path, *, layers: int = 4, hidden: int = 64, seed: int = 0, context: int = 4096, words: str = ""
+) -> None:
+    """`words`: text that the tokenizer shall know well, besides its own."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(words)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,
@@ -69,5 +72,12 @@ if __name__ == "__main__":
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--words", type=Path)
     options = parser.parse_args()
-    write(options.folder, layers=options.layers, hidden=options.hidden, seed=options.seed)
+    write(
+        options.folder,
+        layers=options.layers,
+        hidden=options.hidden,
+        seed=options.seed,
+        words=options.words.read_text() if options.words else "",
+    )

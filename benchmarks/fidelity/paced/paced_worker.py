@@ -14,7 +14,7 @@ from typing import Any, Final
 from vllm.v1.worker.cpu_worker import CPUWorker
 
 PACE: Final = float(os.environ["PACED_WORKER_PACE"])
-STEP_S, PROMPT_TOKEN_S, SEQUENCE_S = 0.02, 0.0001, 0.001
+STEP_S, PROMPT_TOKEN_S, SEQUENCE_S = 0.025, 0.0002, 0.001
 """Seconds of a step, of each prompt token in it and of each decoding sequence, at pace 1."""
 
 
