@@ -19,20 +19,31 @@ PAYLOAD: Final = json.dumps({"policy": library.source("plan_greedy"), "state": E
 
 
 def overhead(repeats: int) -> dict[str, float]:
-    """Processor seconds per evaluation in the jail (all processes together) and in this process."""
-    plan_step.run(PAYLOAD)
-    started = time.process_time()
-    for _ in range(repeats):
-        plan_step.run(PAYLOAD)
-    plain = (time.process_time() - started) / repeats
+    """Processor seconds per evaluation in the jail (all processes together) and in this process, in turn: a busy machine slows
+    both alike.
+    """
+    plain = jailed = 0.0
+    job = Job(f"{MODULE}:run", PAYLOAD)
     with Jail([MODULE], workers=1) as jail:
-        jail.run(Job(f"{MODULE}:run", PAYLOAD))
+        plan_step.run(PAYLOAD)
+        jail.run(job)
         zygote = _children_of(os.getpid())[-1]
-        started = time.process_time() + _processor_s(zygote)
+        before = _processor_s(zygote)
         for _ in range(repeats):
-            jail.run(Job(f"{MODULE}:run", PAYLOAD))
-        jailed = (time.process_time() + _processor_s(zygote) - started) / repeats
-    return {"jailed_s": jailed, "plain_s": plain, "added_s": jailed - plain, "ratio": jailed / plain}
+            started = time.process_time()
+            plan_step.run(PAYLOAD)
+            between = time.process_time()
+            jail.run(job)
+            plain += between - started
+            jailed += time.process_time() - between
+        jailed += _processor_s(zygote) - before
+    added = (jailed - plain) / repeats
+    return {
+        "jailed_s": jailed / repeats,
+        "plain_s": plain / repeats,
+        "added_s": added,
+        "ratio": jailed / plain,
+    }
 
 
 def _processor_s(pid: int) -> float:

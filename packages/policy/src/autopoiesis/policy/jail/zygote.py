@@ -49,8 +49,7 @@ class Zygote:
             raise RuntimeError(
                 f"the imported modules started {threads - 1} threads; a forked copy could spin for ever"
             )
-        gc.collect()
-        gc.freeze()
+        self._settle()
         self._send({"ready": self._probe()})
         waiting = select.poll()
         waiting.register(self._control, select.POLLIN)
@@ -65,6 +64,12 @@ class Zygote:
         finally:
             for pid in self._jobs:
                 os.kill(pid, signal.SIGKILL)
+
+    def _settle(self) -> None:
+        """Everything that is loaded stays: children neither collect it nor count it as theirs."""
+        gc.collect()
+        gc.freeze()
+        self._confinement.measure()
 
     def _probe(self) -> list[str]:
         """What confinement really holds here: a child applies it and tells."""
@@ -130,8 +135,7 @@ class Zygote:
         try:
             data = read_all(file)
             preloads.hold(message["preload"], resolve(message["loader"])(data) if message["loader"] else data)
-            gc.collect()
-            gc.freeze()
+            self._settle()
             self._send({"preloaded": message["preload"], "error": ""})
         except Exception:
             self._send({"preloaded": message["preload"], "error": traceback.format_exc()[-_TRACEBACK_BYTES:]})
