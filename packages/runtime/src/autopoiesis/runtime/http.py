@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Final, Self, cast
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -20,6 +21,9 @@ HEAD_S: Final = 30
 
 BODY_S: Final = 60
 """Seconds without a byte of a body that is not complete."""
+
+
+_OFFER: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
 class _Cork:
@@ -102,9 +106,30 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
         else:
             self._ticks = 0
-        super().data_received(data)
+        self._feed(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._reject(431, "the head of the request is too long")
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data[offer.args[0] :])
+        except httptools.HttpParserError as error:
+            self._reject(400, f"this is not HTTP/1.1: {error}")
+
+    def _decline(self, rest: bytes) -> None:
+        """The client offers another protocol, as Java's does with its first request: go on as if it had not.
+
+        The parser takes the body, which `rest` begins with, for that protocol, so it has to read the request again.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._reject(405, "this server is no proxy")
+            return
+        lines = [b"%b: %b" % (name, value) for name, value in self.headers if name not in _OFFER]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join([b"%b %b HTTP/1.1" % (method, self.url), *lines, b"", rest]))
 
     def on_message_begin(self) -> None:
         self.begin_head()
@@ -115,8 +140,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        self.end_head()
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.end_head()
+            super().on_headers_complete()
 
     def end_head(self) -> None:
         self._in_head = False
@@ -124,8 +150,9 @@ class Connection(HttpToolsProtocol):
         self._ticks = 0
 
     def on_message_complete(self) -> None:
-        self._in_body = False
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            self._in_body = False
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         self._ticks = 0
@@ -152,7 +179,7 @@ class Connection(HttpToolsProtocol):
     def _reject(self, status: int, why: str) -> None:
         """Say why, if nothing else is being said, and close."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
-        answering = cycle is not None and not cycle.response_complete
+        answering = cycle is not None and not cycle.response_complete and (self.pipeline or not self._in_body)
         if not self.transport.is_closing() and not answering:
             body = why.encode()
             head = (

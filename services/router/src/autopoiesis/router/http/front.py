@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httptools
 
@@ -13,6 +13,10 @@ from autopoiesis.router.http.exchange import PATHS, Desk, Exchange
 from autopoiesis.runtime.http import Connection
 
 _HOT = {path.encode(): path for path in PATHS}
+
+
+PIPELINED: Final = 8
+"""Requests that are read ahead. No more is read beyond them, and so it is not seen either that the client left."""
 
 
 class Front(Connection):
@@ -56,6 +60,8 @@ class Front(Connection):
             self.expect_100_continue = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         path = _HOT.get(self.url) or self._path()
         method = self.parser.get_method()
         if path in PATHS or self._wanted(method, path):
@@ -72,7 +78,7 @@ class Front(Connection):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._reading is None:
+        if self._reading is None or self.parser.should_upgrade():
             super().on_message_complete()
         else:
             self._in_body = False
@@ -112,7 +118,7 @@ class Front(Connection):
             path,
             headers,
             preamble=self._desk.preamble(self.server_state.default_headers),
-            keep_alive=modern and self.parser.should_keep_alive() and not self.parser.should_upgrade(),
+            keep_alive=modern and self.parser.should_keep_alive(),
             chunked=modern,
             expects=self.expect_100_continue,
         )
@@ -123,7 +129,8 @@ class Front(Connection):
             self._answering = exchange
             exchange.begin()
         else:
-            self.flow.pause_reading()
+            if len(self.pipeline) >= PIPELINED:
+                self.flow.pause_reading()
             cast("deque[Any]", self.pipeline).appendleft((exchange, self.app))
 
     def _hand_over(self) -> None:
