@@ -21,6 +21,7 @@ class OpenAIServer:
     status: int = 200
     error: str = "no"
     health: int = 200
+    models: tuple[str, ...] = ("served/model",)
     metrics: str | None = None
     cut_after: int | None = None
     """Close the connection after so many words."""
@@ -92,7 +93,7 @@ class OpenAIServer:
         if path == "/health":
             self._plain(writer, self.health, b"")
         elif path == "/v1/models":
-            self._plain(writer, 200, json.dumps({"data": [{"id": "served/model"}]}).encode())
+            self._plain(writer, 200, json.dumps({"data": [{"id": model} for model in self.models]}).encode())
         elif path == "/metrics":
             self._plain(writer, 404 if self.metrics is None else 200, (self.metrics or "").encode())
         else:

@@ -172,3 +172,43 @@ async def test_workers_and_attached_servers_side_by_side(nats_url: str, wait_for
         assert (await router.chat()).status_code == 200
         assert len(worker.requests) == 1
         assert server.bodies[-1]["model"] == MODEL
+
+
+async def test_all_models_of_a_server_are_served(wait_for: Wait) -> None:
+    server, other = OpenAIServer(tokens=2, models=("base", "org/adapter")), OpenAIServer(models=("base",))
+    async with (
+        server.running(),
+        other.running(),
+        running_router("", attach=[server.url, other.url]) as router,
+    ):
+
+        async def listed() -> list[str]:
+            return [model["id"] for model in (await router.client.get("/v1/models")).json()["data"]]
+
+        async def answers(model: str, status: int) -> bool:
+            return bool((await post(router, model=model)).status_code == status)
+
+        async def fleet() -> int:
+            return sum(row["state"] == "ready" for row in (await router.state())["fleet"])
+
+        async def all_there() -> bool:
+            return await fleet() == 3
+
+        await wait_for(all_there)
+        assert await listed() == ["base", "org/adapter"]
+        for _ in range(4):
+            assert await answers("org/adapter", 200)
+        assert [body["model"] for body in server.bodies] == ["org/adapter"] * 4
+        assert not other.bodies
+        server.models = ("base", "another")
+
+        async def loaded() -> bool:
+            return await answers("another", 200)
+
+        async def unloaded() -> bool:
+            return await answers("org/adapter", 503)
+
+        await wait_for(loaded)
+        await wait_for(unloaded)
+        metrics = (await router.client.get("/metrics")).text
+        assert metrics.count("vllm:num_requests_running{") == 3, "one line each"

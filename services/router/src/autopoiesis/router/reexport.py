@@ -59,9 +59,9 @@ def exposition(beats: Iterable[Heartbeat], servers: Mapping[str, str], own: Iter
     for replica in sorted(servers):
         _pass_on(families, replica, servers[replica])
     for beat in beats:
-        if not beat.model:
+        if not beat.model or beat.state == "stopped":
             continue
-        if servers.get(beat.replica):
+        if servers.get(beat.node if beat.via else beat.replica):
             shown.add(beat.model)
         else:
             _describe(families, beat)

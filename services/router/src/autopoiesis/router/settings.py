@@ -33,7 +33,7 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     seed: int = 0
     """Of the random numbers that policies see."""
     attach: tuple[str, ...] = ()
-    """URLs of OpenAI-compatible servers that are served directly, one replica each, also while the bus is away."""
+    """URLs of OpenAI-compatible servers that are served directly, with all models they list, also while the bus is away."""
     attach_key: Secret = Secret()
     """API key that the attached servers want."""
     attach_gpu: str = "unknown"

@@ -1,4 +1,4 @@
-"""One attached server as a replica: its health, its load, and the heartbeats that say so to the dispatcher."""
+"""One attached server as replicas, one for each model that it lists: its health, its load, and the heartbeats that say so to the dispatcher."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class AttachedServer:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.pool = Pool(self.url, api_key)
         self.name = urlsplit(self.url).netloc
-        self.model = ""
+        self.models: dict[str, str] = {}
+        """What it serves, with the names of the replicas that stand for it: the first bears the server's own."""
         self.state: ReplicaState = "loading"
         self.exposition = ""
         """The last answer of `/metrics`."""
@@ -47,12 +48,13 @@ class AttachedServer:
         self.prefill_tokens = 0
         self.kv_tokens = 0
         """Held by requests of ours that have their first token."""
-        self.sent = 0
-        """Highest `Generate.nth` sent: own counts include every send."""
+        self.sent: dict[str, int] = {}
+        """Highest `Generate.nth` sent, by replica: own counts include every send."""
         self._router = router
         self._gpu = gpu
         self._incarnation = secrets.token_hex(6)
         self._beats = 0
+        self._gone: list[tuple[str, str]] = []
         self._began = time.monotonic()
         self._failures = 0
         self._health = "/health"
@@ -61,19 +63,27 @@ class AttachedServer:
         self._estimator = StepEstimator()
         self._learn_at = 0.0
 
-    def heartbeat(self) -> Heartbeat:
-        """Metrics lag, so whatever is in flight from here counts at least."""
-        load = self._load
+    def heartbeats(self) -> list[Heartbeat]:
+        """One for each model, and a last one for each that it lists no more."""
         self._beats += 1
+        gone, self._gone = self._gone, []
+        return [
+            *(self._heartbeat(model, name, self.state) for model, name in self.models.items()),
+            *(self._heartbeat(model, name, "stopped") for model, name in gone),
+        ]
+
+    def _heartbeat(self, model: str, name: str, state: ReplicaState) -> Heartbeat:
+        """The load is the whole server's. Metrics lag, so whatever is in flight from here counts at least."""
+        load = self._load
         total = max(self.inflight, (load.running or 0) + (load.waiting or 0))
         waiting = min(total, load.waiting or 0)
         return Heartbeat(
             node=self.name,
-            replica=self.name,
+            replica=name,
             incarnation=self._incarnation,
             beat=self._beats,
-            state=self.state,
-            model=self.model,
+            state=state,
+            model=model,
             gpu=self._gpu,
             uptime_s=time.monotonic() - self._began,
             progress=0.0 if self.state == "loading" else 1.0,
@@ -85,7 +95,7 @@ class AttachedServer:
             step_model=self._estimator.model,
             prefix_queries=load.prefix_queries or 0,
             prefix_hits=load.prefix_hits or 0,
-            received={self._router: self.sent},
+            received={self._router: self.sent.get(name, 0)},
             via=self._router,
         )
 
@@ -113,8 +123,8 @@ class AttachedServer:
         looking = asyncio.create_task(self._look_forever(), name=f"look at {self.url}")
         try:
             while True:
-                if self.model:
-                    await beat(self.heartbeat())
+                for heartbeat in self.heartbeats():
+                    await beat(heartbeat)
                 await asyncio.sleep(BEAT_S)
         finally:
             looking.cancel()
@@ -125,8 +135,8 @@ class AttachedServer:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 well = await self._healthy()
-                if well and self.state != "ready":
-                    await self._name_model()
+                if well:
+                    await self._name_models()
                 if well and self._has_metrics:
                     await self._scrape()
         except (TimeoutError, OSError) as error:
@@ -137,7 +147,7 @@ class AttachedServer:
     def note(self, *, well: bool) -> None:
         """The server answered, or did not."""
         self._failures = 0 if well else self._failures + 1
-        if well and self.model:
+        if well and self.models:
             self._become("ready")
         elif self._failures >= FAILED_PROBES:
             self._become("failed")
@@ -154,11 +164,17 @@ class AttachedServer:
             status, _ = await self.pool.get(self._health, PROBE_TIMEOUT_S)
         return status == 200
 
-    async def _name_model(self) -> None:
+    async def _name_models(self) -> None:
         status, body = await self.pool.get("/v1/models", PROBE_TIMEOUT_S)
         served = protocol.served_models(body) if status == 200 else []
-        if served and self.model not in served:
-            self.model = served[0]
+        if not served:
+            return
+        for model in [model for model in self.models if model not in served]:
+            self._gone.append((model, self.models.pop(model)))
+        for model in served:
+            if model not in self.models:
+                taken = self.name in self.models.values()
+                self.models[model] = f"{self.name}/{model}" if taken else self.name
 
     async def _scrape(self) -> None:
         status, body = await self.pool.get("/metrics", PROBE_TIMEOUT_S)

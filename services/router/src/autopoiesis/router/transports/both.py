@@ -32,8 +32,11 @@ class Transports:
         return any(server.state == "ready" for server in self.direct.servers.values())
 
     def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
-        carrier = self.direct if replica in self.direct.servers else self.bus
-        carrier.send(replica, generate, headers)
+        server = self.direct.reaches(replica)
+        if server is None:
+            self.bus.send(replica, generate, headers)
+        else:
+            self.direct.send(server, replica, generate, headers)
 
     def cancel(self, wire: str, reason: FailureCode) -> None:
         self.direct.cancel(wire, reason)

@@ -65,10 +65,13 @@ class DirectTransport:
         self.servers = {server.name: server for server in servers}
         self._exchanges: dict[str, _Exchange] = {}
 
-    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
-        server = self.servers[replica]
-        server.sent = generate.nth
-        exchange = self._exchanges[generate.request_id] = _Exchange(self, server, generate)
+    def reaches(self, replica: str) -> AttachedServer | None:
+        """The server that `replica` stands for."""
+        return self.servers.get(replica) or self.servers.get(replica.partition("/")[0])
+
+    def send(self, server: AttachedServer, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+        server.sent[replica] = generate.nth
+        exchange = self._exchanges[generate.request_id] = _Exchange(self, server, replica, generate)
         try:
             body = upstream_body(generate, priority=self._priorities)
         except ServerError as error:
@@ -131,6 +134,7 @@ class _Exchange:
         "_parts",
         "_prefill",
         "_reason",
+        "_replica",
         "_server",
         "_status",
         "_streams",
@@ -146,8 +150,11 @@ class _Exchange:
         "wire",
     )
 
-    def __init__(self, transport: DirectTransport, server: AttachedServer, generate: Generate) -> None:
+    def __init__(
+        self, transport: DirectTransport, server: AttachedServer, replica: str, generate: Generate
+    ) -> None:
         self.wire = generate.request_id
+        self._replica = replica
         self.call: Call | None = None
         self.counts = False
         """Its events are OpenAI's, and are read; else they are handed on unread."""
@@ -210,11 +217,11 @@ class _Exchange:
         server, replies = self._server, self._transport.replies
         self.end()
         if connected:
-            message = f"the connection to replica {server.name} broke: {reason}"
+            message = f"the connection to replica {self._replica} broke: {reason}"
             replies.on_reply(self.wire, self._failed(ServerError("unavailable", message)))
         else:
             server.note(well=False)
-            replies.on_gone(self.wire, server.name, f"{server.url} does not answer: {reason}")
+            replies.on_gone(self.wire, self._replica, f"{server.url} does not answer: {reason}")
 
     # streams
 
