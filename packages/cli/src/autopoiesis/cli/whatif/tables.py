@@ -12,6 +12,8 @@ from autopoiesis.simulator.statistics import Gain
 
 WIDE = 150
 """Columns of a terminal that can show all percentiles."""
+MOST_GAIN = 10.0
+"""An interval that goes beyond has no end worth a number: the gain is a ratio, and what it divides by may be nothing."""
 LATENCIES = (("TTFT", "ttft_s", 1.0, "s"), ("TPOT", "tpot_s", 1e3, "ms"), ("E2E", "e2e_s", 1.0, "s"))
 
 
@@ -130,7 +132,8 @@ def against(standing: Standing) -> str:
     gain = standing.against_best
     if standing.rank == 1 or gain is None:
         return ""
-    return f"{gain.gain * 100:+.1f}% ({gain.low * 100:+.1f} to {gain.high * 100:+.1f})"
+    high = f"{gain.high * 100:+.1f}" if gain.high < MOST_GAIN else "any"
+    return f"{gain.gain * 100:+.1f}% ({gain.low * 100:+.1f} to {high})"
 
 
 def number(value: float) -> str:
