@@ -1,5 +1,6 @@
 """What `autopoiesis whatif` makes of its arguments."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,29 @@ def test_fleets_stay_or_come_and_go(tmp_path: Path) -> None:
     ):
         with pytest.raises(CommandError, match=why):
             fleet(*arguments)
+
+
+def test_a_model_nobody_knows_comes_as_its_configuration(tmp_path: Path) -> None:
+    shape = {
+        "hidden_size": 2048,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 20,
+        "intermediate_size": 8192,
+    }
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**shape, "vocab_size": 32_000, "model_type": "mine"}))
+
+    def fleet(model: str) -> Fleet:
+        return asked.fleet("2xL4", None, None, notice_s=0.0, span_s=600.0, model=model)
+
+    assert [replica.model for replica in fleet(str(file)).replicas] == ["mine", "mine"]
+    with pytest.raises(CommandError, match="unknown model 'Foo-7B'"):
+        fleet("Foo-7B")
+    file.write_text(json.dumps(shape))
+    with pytest.raises(CommandError, match="lacks 'vocab_size'"):
+        fleet(str(file))
+    with pytest.raises(CommandError, match=r"none\.json: not a config\.json"):
+        fleet("none.json")
 
 
 def test_numbers_have_three_digits() -> None:

@@ -56,7 +56,9 @@ def whatif(
     failed: Annotated[
         Literal["drop", "keep", "error"], Parameter(help="Rows that recorded a failed request.")
     ] = "drop",
-    model: Annotated[str, Parameter(help="Model that the fleet serves.")] = "Llama-3.1-8B",
+    model: Annotated[
+        str, Parameter(help="Model that the fleet serves: a name, or its config.json.")
+    ] = "Llama-3.1-8B",
     routers: Annotated[int, Parameter(help="Routers that share the fleet.")] = 1,
     spot: Annotated[
         str | None, Parameter(help="Replicas that come and go, for instance '8xL4'; with --membership.")

@@ -3,12 +3,16 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from autopoiesis.cli.output import CommandError
 from autopoiesis.policy import library
 from autopoiesis.policy.language import PolicyError, compile_policy
 from autopoiesis.simulator.api import SLO, Fleet
+from autopoiesis.simulator.models import ModelShape, from_config
+from autopoiesis.simulator.models import model as known_model
 from autopoiesis.simulator.moves import spot_fleet
 from autopoiesis.simulator.workload.spot import load_spot
 
@@ -86,11 +90,12 @@ def fleet(
     if spec is None and spot is None:
         raise CommandError("--fleet is needed, for instance --fleet '2xH100 + 4xL40S'")
     try:
-        standing = Fleet.parse(spec, model) if spec else None
+        shape = _shape(model)
+        standing = Fleet.parse(spec, shape) if spec else None
         if spot is None or membership is None:
             assert standing is not None
             return standing
-        moving = Fleet.parse(spot, model).replicas
+        moving = Fleet.parse(spot, shape).replicas
         if len({(r.gpu, r.tp) for r in moving}) > 1:
             raise CommandError(f"--spot {spot}: one kind of replica, for instance 8xL4")
         coming = spot_fleet(
@@ -99,3 +104,14 @@ def fleet(
     except ValueError as error:
         raise CommandError(str(error)) from error
     return Fleet((*(standing.replicas if standing else ()), *coming.replicas), coming.changes)
+
+
+def _shape(named: str) -> ModelShape:
+    """A known model, or the one that a `config.json` describes. Raises CommandError or ValueError."""
+    if not named.endswith(".json"):
+        return known_model(named)
+    try:
+        config = msgspec.json.decode(Path(named).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise CommandError(f"--model {named}: not a config.json: {error}") from error
+    return from_config(config)
