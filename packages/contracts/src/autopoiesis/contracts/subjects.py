@@ -144,7 +144,7 @@ DESIRED_STATE: Subject[fleet.DesiredState] = Subject(
     fleet.DesiredState,
     "last",
     "planner",
-    ("worker",),
+    ("worker", "planner"),
     "all that should run on a node",
     DESIRED,
 )

@@ -13,6 +13,7 @@ Endpoint = Literal[
     "chat",
     "completions",
     "passthrough",  # any other endpoint of the engine, named by `Generate.path`: its answer goes back as it came
+    "relay",  # any other request, with `method` and a body of `content_type`: only for servers attached to the router
 ]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 FailureCode = Literal[
@@ -52,7 +53,10 @@ class Generate(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_default
     The answer goes on behind them; `max_tokens` and the counts of `Finished` include them, as if one engine had done it all.
     """
     path: str = ""
-    """HTTP path at the engine, of requests that are passed through."""
+    """HTTP path at the engine, of requests that are passed through; with the query of those that are relayed."""
+    method: str = "POST"
+    content_type: str = ""
+    """Of a body that is relayed."""
     prefill_only: bool = False
     """Compute the prompt and keep its KV cache for the replica that decodes; one `Finished` without text is the answer."""
     kv_transfer: MaybeRaw = None
