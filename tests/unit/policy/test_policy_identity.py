@@ -1,9 +1,16 @@
 """Identity: what changes a policy's hash and what does not."""
 
+import ast
 import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from golden import GOLDEN, record
+from grown import policies
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from autopoiesis.policy import library
 from autopoiesis.policy.language import policy_hash
@@ -49,6 +56,73 @@ def test_constants_side_by_side_are_those_of_two_lines() -> None:
     apart, together = "LOW = -1\nHIGH = 2.0 ** 3\n", "LOW, HIGH = -1, 2.0 ** 3\n"
     assert policy_hash(together + BASE, "dispatch") == policy_hash(apart + BASE, "dispatch")
     assert policy_hash(together + BASE, "dispatch") != policy_hash("LOW, HIGH = -1, 8.0\n" + BASE, "dispatch")
+
+
+def reworded(source: str, how: int) -> str:
+    """The same policy written otherwise."""
+    match how:
+        case 0:
+            return ast.unparse(ast.parse(source))
+        case 1:
+            return re.sub(r"(?m)$", "  # as before", source)
+        case 2:
+            return re.sub(r"(?m)^( +)", lambda indent: indent[1] * 3, source).replace("\n", "\n\n")
+        case 3:
+            return re.sub(r"(?m)^(\s*)(a|b|c) = (.+)$", r"\1\2: float = (\3)", source)
+    return re.sub(r"(?m)^( *)(def .*:)$", r'\1\2\n\1    """Words."""', source)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policies(), st.integers(0, 4))
+def test_formatting_comments_annotations_and_docstrings_do_not_count(source: str, how: int) -> None:
+    assert policy_hash(reworded(source, how), "dispatch") == policy_hash(source, "dispatch")
+
+
+_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.FloorDiv, ast.FloorDiv: ast.Mod, ast.Mod: ast.Mult,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.And: ast.Or, ast.Or: ast.And, ast.Not: ast.USub, ast.USub: ast.UAdd, ast.In: ast.NotIn,
+    ast.Break: ast.Continue, ast.Continue: ast.Break,
+}  # fmt: skip
+
+
+def changes(tree: ast.Module) -> Iterator[Callable[[], None]]:
+    """What can be done to a policy so that it means something else."""
+    for definition in tree.body:
+        if isinstance(definition, ast.FunctionDef) or ast.unparse(definition).startswith(("GPU", "TABLE")):
+            for node in ast.walk(definition):
+                for name, value in ast.iter_fields(node):
+                    for other in others(value):
+                        yield partial(setattr, node, name, other)
+
+
+def others(value: object) -> Iterator[object]:
+    """Operators, constants, names, fields and order that differ from `value`."""
+    match value:
+        case ast.AST() if type(value) in _SWAPS:
+            yield _SWAPS[type(value)]()
+        case str():
+            yield f"{value}_"
+        case bool():
+            yield not value
+        case int() | float():
+            yield -value - 1
+            yield float(value) if isinstance(value, int) else f"{value}"
+        case [ast.AST() as first, *rest]:
+            yield from ([other, *rest] for other in others(first))
+            if rest:
+                yield [first, *rest[:-1]]
+            if rest and ast.dump(first) != ast.dump(rest[0]):
+                yield [rest[0], first, *rest[1:]]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(policies(), st.data())
+def test_every_change_of_meaning_counts(source: str, data: st.DataObject) -> None:
+    tree = ast.parse(source)
+    possible = list(changes(tree))
+    possible[data.draw(st.integers(0, len(possible) - 1))]()
+    assert policy_hash(tree, "dispatch") != policy_hash(source, "dispatch"), ast.unparse(tree)
 
 
 def test_kind_counts() -> None:

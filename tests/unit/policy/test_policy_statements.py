@@ -11,12 +11,13 @@ from golden import state
 from plain import plain
 from plan_world import context, makespan
 
-from autopoiesis.policy.api import Assign, Replicas
+from autopoiesis.policy.api import HOLD, Assign, Replicas
 from autopoiesis.policy.language import (
     InvalidDecision,
     PolicyFault,
     compile_policy,
     docs,
+    grammar,
     prose,
     reference,
     verify,
@@ -123,6 +124,12 @@ def test_refused(body: str, rule: str) -> None:
 def test_faults(body: str, words: str) -> None:
     with pytest.raises(PolicyFault, match=words):
         compile_policy(routing(body), "dispatch").route(*state(1))
+
+
+@pytest.mark.parametrize("name", sorted(grammar.CONSUMERS - {"dict", "reversed", "enumerate", "zip"}))
+def test_consumers_take_generators(name: str) -> None:
+    body = f"x = {name}(r.index for r in replicas)\ny = {name}([r.index for r in replicas])\nreturn HOLD if x == y else REJECT"
+    assert compile_policy(routing(body), "dispatch").route(*state(1)) is HOLD
 
 
 def test_the_example_of_fuel_is_what_it_costs() -> None:

@@ -40,6 +40,7 @@ IN_PLACE: Final[dict[type[ast.operator], tuple[str, tuple[str, ...]]]] = {
 QUOTIENTS: Final = {ast.Div: "divide", ast.FloorDiv: "floor_divide"}
 _CONSUMING: Final = {
     "all": "raw_all", "any": "raw_any", "list": "raw_list", "tuple": "raw_tuple", "sum": "total", "set": "make_set",
+    "frozenset": "make_frozenset",
 }  # fmt: skip
 GUARDED_CALL: Final = 10
 """Fuel of going through `Runtime.guard`, beside what the function itself costs."""
@@ -292,7 +293,7 @@ class ExpressionMeter(ast.NodeTransformer):
 
     def _builtin(self, node: ast.Call, name: str) -> ast.expr:
         if name in _CONSUMING and len(node.args) >= 1:
-            items = self._consumed(node.args[0], 4 if name == "set" else 1)
+            items = self._consumed(node.args[0], 4 if name in {"set", "frozenset"} else 1)
             return at(
                 node,
                 ast.Call(

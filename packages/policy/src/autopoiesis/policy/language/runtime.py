@@ -243,6 +243,10 @@ class Runtime:
         """A set of already charged `items`."""
         return Labels([self.weigh(item) for item in items])
 
+    def make_frozenset(self, items: Iterable[Any]) -> FrozenLabels:
+        """A frozenset of already charged `items`."""
+        return FrozenLabels([self.weigh(item) for item in items])
+
     def new_set(self, items: Any = ()) -> Labels:
         return Labels([self.weigh(item) for item in self.loop(items, 2)])
 

@@ -22,11 +22,17 @@ class Labels(_Unordered, set[Any]):
 
     __slots__ = ()
 
+    def copy(self) -> Labels:
+        return Labels(self)  # copied in one step, not iterated
+
 
 class FrozenLabels(_Unordered, frozenset[Any]):
     """An immutable `Labels`."""
 
     __slots__ = ()
+
+    def copy(self) -> FrozenLabels:
+        return self
 
 
 def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
