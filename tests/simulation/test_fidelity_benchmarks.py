@@ -2,10 +2,13 @@
 
 import csv
 import gzip
+import importlib
 import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from autopoiesis.simulator.calibrate import RequestSample, Times, play
 from autopoiesis.simulator.engine import EngineConfig
 from autopoiesis.simulator.hardware import gpu
 from autopoiesis.simulator.models import model
-from autopoiesis.simulator.steptime import StepTime
+from autopoiesis.simulator.steptime import AffineSteps, StepTime
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 POINT = {
@@ -207,3 +210,47 @@ def test_real_points(run: Any, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     assert max(result["ttft_median_abs_err"], result["tpot_median_abs_err"]) <= 0.12
+
+
+@pytest.fixture
+def fidelity(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    monkeypatch.syspath_prepend(repository / "benchmarks/fidelity")
+    return importlib.import_module
+
+
+def test_an_error_in_the_end_to_end_time_is_told_as_engine_speed(fidelity: Callable[[str], Any]) -> None:
+    """Beyond capacity a twentieth in speed is far more in waiting, and is found again."""
+    cpu = fidelity("vllm_cpu")
+    steps, slower = AffineSteps(0.004, 2e-5, 1e-7, 4e-4), AffineSteps(0.0042, 2.1e-5, 1.05e-7, 4.2e-4)
+    work = cpu.poisson(30.0, 20.0, 1)
+    asked = [
+        RequestSample(
+            arrival_s=item.arrival_s,
+            prompt_tokens=item.prompt_tokens,
+            output_tokens=item.output_tokens,
+            first_token_s=0.0,
+            end_s=0.0,
+        )
+        for item in work
+    ]
+    times = play(asked, slower, cpu.CONFIG, request_overhead_s=0.01, async_scheduling=False)
+    seen = [
+        replace(request, first_token_s=time.first_token_s, end_s=time.end_s)
+        for request, time in zip(asked, times, strict=True)
+    ]
+    assert cpu.simulated(seen, steps, 0.01)["e2e"] < 0.85 * cpu.measured(seen)["e2e"]
+    assert cpu.pace(seen, steps, 0.01) == pytest.approx(1.05, abs=0.005)
+
+
+def test_orders_are_compared_with_the_noise_of_the_measurement(fidelity: Callable[[str], Any]) -> None:
+    rank = fidelity("rank")
+    real = {policy: [float(n), n + 0.2] for n, policy in enumerate(rank.POLICIES)}
+    same = {policy: float(n) for n, policy in enumerate(rank.POLICIES)}
+    assert rank.agreement("goodput", real, same)["tau_goodput"] == pytest.approx(1.0)
+    first, second, *_, last = rank.POLICIES
+    swapped = {**same, first: same[second], second: same[first]}
+    found = rank.agreement("goodput", real, swapped)
+    assert (found["inversions_goodput"], found["inversions_goodput_within_noise"]) == (1, 0)
+    noisy = {policy: [n - 1.0, n + 1.0] for n, policy in enumerate(rank.POLICIES)}
+    found = rank.agreement("goodput", noisy, {**same, first: 7.0, last: 0.0})
+    assert (found["inversions_goodput"], found["inversions_goodput_within_noise"]) == (13, 4)
