@@ -35,6 +35,9 @@ class OpenAIServer:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    other: tuple[int, str, list[bytes]] = (200, "text/plain", [b"other"])
+    """Status, type and pieces of the answer to anything else, the gate before each piece but the first."""
+    others: list[tuple[str, str, str, bytes]] = field(default_factory=list)
     connections: int = 0
     open_streams: int = 0
     left: int = 0
@@ -96,8 +99,10 @@ class OpenAIServer:
             self._plain(writer, 200, json.dumps({"data": [{"id": model} for model in self.models]}).encode())
         elif path == "/metrics":
             self._plain(writer, 404 if self.metrics is None else 200, (self.metrics or "").encode())
+        elif method != "POST" or not headers["content-type"].startswith("application/json"):
+            self.others.append((method, path, headers["content-type"], body))
+            await self._other(reader, writer)
         else:
-            assert method == "POST"
             self.headers.append(headers)
             self.bodies.append(json.loads(body))
             await self._answer(self.bodies[-1], reader, writer)
@@ -146,6 +151,20 @@ class OpenAIServer:
                 writer, {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": self.tokens}}
             )
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def _other(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        status, kind, pieces = self.other
+        writer.write(b"HTTP/1.1 %d X\r\nContent-Type: %b\r\n" % (status, kind.encode()))
+        writer.write(b"Transfer-Encoding: chunked\r\n\r\n")
+        async with _watching(reader) as gone:
+            for number, piece in enumerate(pieces):
+                if number:
+                    await self._pass_gate(gone)
+                if not piece:
+                    raise ConnectionError("cut, as the test wants it")
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                await writer.drain()
+        writer.write(b"0\r\n\r\n")
 
     async def _pass_gate(self, gone: asyncio.Future[Any]) -> None:
         """Wait until the test opens the gate. Raises ConnectionError when the client leaves meanwhile."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import httpx
 import pytest
 from openai_server import OpenAIServer
 from router_harness import RunningRouter, data, running_router, stub_worker
@@ -212,3 +213,63 @@ async def test_all_models_of_a_server_are_served(wait_for: Wait) -> None:
         await wait_for(unloaded)
         metrics = (await router.client.get("/metrics")).text
         assert metrics.count("vllm:num_requests_running{") == 3, "one line each"
+
+
+async def test_requests_that_are_no_json_are_relayed(wait_for: Wait) -> None:
+    async with OpenAIServer().running() as server, running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        client = router.client
+        server.other = (201, "audio/wav", [b"RIFF"])
+        form = await client.post(
+            "/v1/audio/transcriptions", data={"model": MODEL}, files={"file": b"\x00\xff"}
+        )
+        assert (form.status_code, form.headers["content-type"], form.content) == (201, "audio/wav", b"RIFF")
+        assert form.headers["x-autopoiesis-replica"] == server.url.removeprefix("http://")
+        method, path, kind, body = server.others[-1]
+        assert (method, path) == ("POST", "/v1/audio/transcriptions")
+        assert kind == form.request.headers["content-type"]
+        assert b'name="model"' in body
+        assert b"\x00\xff" in body
+        server.other = (404, "text/plain", [b"no such file"])
+        missing = await client.get("/v1/files?after=x%20y")
+        assert (missing.status_code, missing.text) == (404, "no such file")
+        assert (await client.head("/v1/files/1")).content == b""
+        assert (await client.delete("/v1/files/1")).status_code == 404
+        assert [(method, path) for method, path, *_ in server.others[1:]] == [
+            ("GET", "/v1/files?after=x%20y"),
+            ("GET", "/v1/files/1"),
+            ("DELETE", "/v1/files/1"),
+        ]
+        other = await client.post(
+            "/v1/audio/transcriptions", data={"model": "another"}, files={"file": b"\x00"}
+        )
+        assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_relayed_answers_come_as_they_are_made(wait_for: Wait) -> None:
+    async with OpenAIServer().running() as server, running_router("", attach=[server.url]) as router:
+        await wait_for(router.ready)
+        server.other = (200, "video/mp4", [b"first", b"second"])
+        server.gate.clear()
+        async with router.client.stream("GET", "/v1/videos/1") as answer:
+            pieces = answer.aiter_raw()
+            assert await anext(pieces) == b"first"
+            server.gate.set()
+            assert await anext(pieces) == b"second"
+        server.other = (200, "video/mp4", [b"first", b""])
+        with pytest.raises(httpx.RemoteProtocolError):
+            await router.client.get("/v1/videos/1")
+        server.gate.clear()
+        server.other = (200, "video/mp4", [b"first", b"second"])
+        async with router.client.stream("GET", "/v1/videos/1") as answer:
+            assert await anext(answer.aiter_raw()) == b"first"
+        await wait_for(lambda: server.left == 1)
+
+
+async def test_workers_are_asked_in_json_alone(nats_url: str, wait_for: Wait) -> None:
+    async with stub_worker(nats_url, "a") as worker, running_router(nats_url) as router:
+        await wait_for(router.ready)
+        form = await router.client.post("/v1/audio/transcriptions", files={"file": b"\x00"})
+        assert (form.status_code, form.json()["error"]["code"]) == (415, "unsupported_media_type")
+        assert (await router.client.get("/v1/files")).status_code == 404
+        assert not worker.requests

@@ -9,7 +9,7 @@ import msgspec
 
 from autopoiesis.contracts.messages.infer import Endpoint
 from autopoiesis.router import intake, passthrough
-from autopoiesis.router.errors import BadRequestError, UnavailableError, UnknownModelError
+from autopoiesis.router.errors import ApiError, BadRequestError, UnavailableError, UnknownModelError
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import Flight
 from autopoiesis.router.identity import Identities
@@ -50,15 +50,18 @@ class Admission:
         body: bytes,
         path: str = "",
         tenant: bytes = b"",
+        *,
+        method: str = "POST",
+        query: str = "",
     ) -> Flight:
-        """`path` names the endpoint where it is passed through; `tenant` is that of the API key.
+        """`path` names the endpoint where it is passed through, with `method` and `query`; `tenant` is that of the API key.
 
         Raises ApiError with what to answer.
         """
         if self.draining:
             raise UnavailableError("this router is shutting down", "shutting_down")
         if endpoint == "passthrough":
-            read = passthrough.read(path, body)
+            read = self._read_other(method, path, query, headers, body)
             read.model = read.model or self._only_model()
         else:
             read = intake.read(endpoint, body)
@@ -80,6 +83,19 @@ class Admission:
             max_tokens=self._max_tokens(read),
             block_hashes=block_hashes(read.prompt, self._key),
         )
+
+    def _read_other(
+        self, method: str, path: str, query: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
+    ) -> Intake:
+        content_type = next(
+            (value.decode("latin-1") for name, value in headers if name == b"content-type"), ""
+        )
+        if passthrough.is_json(method, content_type):
+            return passthrough.read(path, body)
+        if not self._settings.attach:
+            message = f"{content_type}: only servers attached to this router take bodies that are not JSON"
+            raise ApiError(415, message, code="unsupported_media_type")
+        return passthrough.relay(method, path, query, content_type, body)
 
     @property
     def models(self) -> list[str]:

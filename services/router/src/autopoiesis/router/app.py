@@ -98,7 +98,7 @@ async def serve(settings: Settings, service: Service, telemetry: Telemetry, inst
     router = assemble(settings, link, transport, telemetry, instance, record.write if record else None)
     await start(router, settings, service)
     await asyncio.sleep(own.listen_s)
-    wanted = partial(passthrough.wanted, own.passthrough)
+    wanted = partial(passthrough.wanted, own.passthrough, bool(own.attach))
     server = await service.serve(
         router.app,
         host=own.host,

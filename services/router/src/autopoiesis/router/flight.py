@@ -14,7 +14,7 @@ from autopoiesis.dispatch.events import HandOver, Send
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.identity import Identity
 from autopoiesis.router.intake import Intake
-from autopoiesis.router.transports.port import Passage
+from autopoiesis.router.transports.port import Opening, Passage
 
 PING: Final = "ping"
 """Nothing to say yet, but the client's side must not time out."""
@@ -22,7 +22,7 @@ PING: Final = "ping"
 CROWDED: Final = 64
 """Items that wait for a slow client, beyond which the replica is held back where its transport can."""
 
-Item = Chunk | Passage | Finished | ApiError | Literal["ping"]
+Item = Chunk | Passage | Opening | Finished | ApiError | Literal["ping"]
 
 
 class Reader(Protocol):

@@ -101,7 +101,10 @@ class Intake(msgspec.Struct):
     prompts: int = 1
     """Several only in text completions."""
     path: str = ""
-    """HTTP path at the engine, of what is passed through."""
+    """HTTP path at the engine, of what is passed through; `query`, `method` and `content_type` of what is relayed."""
+    query: str = ""
+    method: str = "POST"
+    content_type: str = ""
     generates: bool = True
     """Its answer is made of tokens, one after the other."""
     resumable: bool = False
@@ -111,6 +114,11 @@ class Intake(msgspec.Struct):
     def operation(self) -> str:
         """OpenTelemetry's name of the operation; one for all that is passed through, for paths are the client's to choose."""
         return "text_completion" if self.endpoint == "completions" else self.endpoint
+
+    @property
+    def pings(self) -> bool:
+        """Its answer is a stream of events, in which a comment harms nobody."""
+        return self.stream and self.endpoint != "relay"
 
     @property
     def route(self) -> str:

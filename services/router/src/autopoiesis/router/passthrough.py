@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -20,6 +21,12 @@ GENERATING: Final = frozenset({"/v1/responses", "/v1/messages"})
 
 _LOCAL: Final = frozenset({"/v1/models", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 """What this router answers itself, and what would change one replica alone."""
+
+_METHODS: Final = frozenset({b"GET", b"HEAD", b"PUT", b"PATCH", b"DELETE"})
+_BINARY: Final = ("multipart/", "audio/", "image/", "video/", "application/octet-stream")
+_FORM_BYTES: Final = 1 << 20
+"""How far into a form the field `model` is looked for."""
+_FIELD: Final = re.compile(rb'name="?model"?\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,256})\r\n')
 
 _SAFE: Final = re.compile(r"(?:/[A-Za-z0-9_\-][A-Za-z0-9_.\-]*)+")
 _ABSENT: Final = msgspec.Raw()
@@ -51,9 +58,38 @@ def passes(path: str, prefixes: Iterable[str]) -> bool:
     return wanted and path not in _LOCAL and _SAFE.fullmatch(path) is not None
 
 
-def wanted(prefixes: Iterable[str], method: bytes, path: str) -> bool:
-    """Whether a request is for an engine."""
-    return method == b"POST" and passes(path, prefixes)
+def wanted(prefixes: Iterable[str], attached: bool, method: bytes, path: str) -> bool:
+    """Whether a request is for an engine. Other methods than POST are only for servers `attached` to the router."""
+    if method != b"POST" and not (attached and method in _METHODS and not path.startswith("/v1/models/")):
+        return False
+    return passes(path, prefixes)
+
+
+def is_json(method: str, content_type: str) -> bool:
+    """Whether its body is read. Clients forget the type of JSON, or call it a form; what has other types has them on purpose."""
+    return method == "POST" and not content_type.lower().startswith(_BINARY)
+
+
+def relay(method: str, path: str, query: str, content_type: str, body: bytes) -> Intake:
+    """A request that is not a JSON POST. Its model is that of a form's field or of the query, where one is named."""
+    named = parse_qs(query).get("model", [""])[0]
+    field = _FIELD.search(body, 0, _FORM_BYTES) if "multipart/form-data" in content_type.lower() else None
+    return Intake(
+        endpoint="relay",
+        path=path,
+        query=f"?{query}" if query else "",
+        method=method,
+        content_type=content_type,
+        model=field[1].decode(errors="replace") if field else named,
+        stream=True,
+        include_usage=False,
+        max_tokens=None,
+        max_tokens_param="max_tokens",
+        n=1,
+        prompt=b"",
+        prompt_bytes=len(body),
+        generates=False,
+    )
 
 
 def read(path: str, body: bytes) -> Intake:

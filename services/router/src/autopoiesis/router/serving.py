@@ -29,7 +29,7 @@ from autopoiesis.router.breaker import Breakers
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import CROWDED, PING, Flight
-from autopoiesis.router.transports.port import Passage, Transport
+from autopoiesis.router.transports.port import Opening, Passage, Transport
 
 
 class Listener(Protocol):
@@ -154,7 +154,7 @@ class Serving:
             heartbeat = structs.replace(heartbeat, state="draining")
         self._feed(ev.Beat(heartbeat))
 
-    def on_reply(self, wire: str, reply: Reply | Passage) -> None:
+    def on_reply(self, wire: str, reply: Reply | Passage | Opening) -> None:
         """A replica said something of the request that was sent to it under the name `wire`."""
         flight = self._wires.get(wire)
         if flight is None:
@@ -168,6 +168,9 @@ class Serving:
                 if flight.resumable:
                     flight.remember(reply)
                 self._tokens(flight, reply, max(1, reply.tokens), now)
+        elif isinstance(reply, Opening):
+            flight.verbatim, flight.resumable, flight.first_token = True, False, now
+            flight.push(reply, now)
         else:
             self.fleet.heard(flight.replica, now)
             if isinstance(reply, Finished):
@@ -205,7 +208,7 @@ class Serving:
         self._swept = now
         self.fleet.forget(now)
         for flight in list(self._flights.values()):
-            if flight.intake.stream and now - flight.last_item >= self.patience.ping_s:
+            if flight.intake.pings and now - flight.last_item >= self.patience.ping_s:
                 flight.push(PING, now)
         if late:
             return
@@ -310,7 +313,9 @@ class Serving:
             priority=flight.priority,
             deadline_s=max(0.0, flight.deadline - now),
             block_hashes=flight.block_hashes,
-            path=flight.intake.path,
+            path=flight.intake.path + flight.intake.query,
+            method=flight.intake.method,
+            content_type=flight.intake.content_type,
             resume_token_ids=tuple(flight.token_ids),
             prefill_only=flight.prefill_only,
             kv_transfer=flight.kv_transfer,

@@ -17,7 +17,7 @@ from autopoiesis.router.errors import ApiError, TooLargeError
 from autopoiesis.router.flight import Flight, Item
 from autopoiesis.router.http import sse
 from autopoiesis.router.serving import Serving
-from autopoiesis.router.transports.port import Passage
+from autopoiesis.router.transports.port import Opening, Passage
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +103,8 @@ class Exchange:
     _turn = False
     _whole = False
     _started = False
+    _mute = False
+    """The answer has no body."""
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class Exchange:
         path: str,
         headers: list[tuple[bytes, bytes]],
         *,
+        query: bytes = b"",
         preamble: bytes = b"",
         keep_alive: bool = True,
         chunked: bool = True,
@@ -120,6 +123,7 @@ class Exchange:
         """`preamble`: header lines of every answer. `chunked`: the client knows HTTP/1.1. `expects`: it waits for 100."""
         self.method = method
         self.path = path
+        self.query = query
         self.headers = headers
         self.preamble = preamble
         self.keep_alive = keep_alive
@@ -147,7 +151,7 @@ class Exchange:
         except ApiError as error:
             self._turn_away(error, close=True)
             return
-        if self.method != b"POST":
+        if self.method != b"POST" and self.path in PATHS:
             what = f"{self.path} takes POST, not {self.method.decode('latin-1')}"
             self._turn_away(ApiError(405, what, code="method_not_allowed"))
         elif self._announced() > _LINGER * self._desk.admission.max_body_bytes:
@@ -207,8 +211,11 @@ class Exchange:
             if self._size > desk.admission.max_body_bytes:
                 raise TooLargeError(desk.admission.max_body_bytes)
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            endpoint = PATHS.get(self.path, "passthrough")
-            flight = desk.admission.admit(endpoint, self.headers, body, self.path, self._visit.tenant)
+            endpoint = PATHS.get(self.path)
+            if endpoint is not None:
+                flight = desk.admission.admit(endpoint, self.headers, body, "", self._visit.tenant)
+            else:
+                flight = self._admit_other(body)
         except ApiError as error:
             self._turn_away(error, close=isinstance(error, TooLargeError))
             return
@@ -218,6 +225,17 @@ class Exchange:
         if self._client.crowded:
             flight.hold()
         desk.serving.submit(flight)
+
+    def _admit_other(self, body: bytes) -> Flight:
+        return self._desk.admission.admit(
+            "passthrough",
+            self.headers,
+            body,
+            self.path,
+            self._visit.tenant,
+            method=self.method.decode("latin-1"),
+            query=self.query.decode("latin-1"),
+        )
 
     # what goes to the client
 
@@ -231,7 +249,9 @@ class Exchange:
         if flight is None or self.response_complete:
             return
         try:
-            if flight.intake.stream:
+            if flight.intake.endpoint == "relay":
+                self._relay(item, flight)
+            elif flight.intake.stream:
                 self._stream(item, flight)
             elif isinstance(item, Finished):
                 self._send_whole(item, flight)
@@ -260,6 +280,32 @@ class Exchange:
             head = self._head(200, _EVENTS + coding + self._desk.explain(flight))
             self._client.transport.write(head + self._frame(self._encode(answer, item, flight), last=last))
         if last:
+            self._done()
+
+    def _relay(self, item: Item, flight: Flight) -> None:
+        """The server's own words. An answer that breaks off can only be cut off: no client takes that for its end."""
+        if isinstance(item, ApiError) and not self._started:
+            self._refuse(item, flight)
+        elif isinstance(item, ApiError):
+            self.response_complete = True
+            self._flight = None
+            self._visit.leave()
+            self._client.answered(close=True)
+        elif isinstance(item, Opening):
+            self._started = True
+            fields = self._desk.explain(flight)
+            if item.content_type:
+                fields += b"content-type: %b\r\n" % _safe(item.content_type)
+            self._mute = self.method == b"HEAD" or item.status in {204, 304}
+            self._chunked = self._chunked and not self._mute
+            if self._chunked:
+                fields += b"transfer-encoding: chunked\r\n"
+            self._client.transport.write(self._head(item.status, fields))
+        elif isinstance(item, Passage) and not self._mute:
+            self._client.transport.write(self._frame(item.events, last=False))
+        elif isinstance(item, Finished):
+            if self._chunked:
+                self._client.transport.write(b"0\r\n\r\n")
             self._done()
 
     def _frame(self, events: bytes, *, last: bool) -> bytes:

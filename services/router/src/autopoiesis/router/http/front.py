@@ -62,11 +62,13 @@ class Front(Connection):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        path = _HOT.get(self.url) or self._path()
+        path, query = _HOT.get(self.url), b""
+        if path is None:
+            path, query = self._parse()
         method = self.parser.get_method()
         if path in PATHS or self._wanted(method, path):
             self.end_head()
-            self._take(method, path)
+            self._take(method, path, query)
         else:
             self._reading = None
             self._hand_over()
@@ -104,11 +106,13 @@ class Front(Connection):
         if self._answering is not None:
             self._answering.release()
 
-    def _path(self) -> str:
-        path: str = httptools.parse_url(self.url).path.decode("ascii")
-        return urllib.parse.unquote(path) if "%" in path else path
+    def _parse(self) -> tuple[str, bytes]:
+        """Path and query."""
+        url = httptools.parse_url(self.url)
+        path: str = url.path.decode("ascii")
+        return (urllib.parse.unquote(path) if "%" in path else path), url.query or b""
 
-    def _take(self, method: bytes, path: str) -> None:
+    def _take(self, method: bytes, path: str, query: bytes) -> None:
         modern = self.parser.get_http_version() != "1.0"
         headers, self.headers = self.headers, []  # trailers are no headers
         exchange = Exchange(
@@ -117,6 +121,7 @@ class Front(Connection):
             method,
             path,
             headers,
+            query=query,
             preamble=self._desk.preamble(self.server_state.default_headers),
             keep_alive=modern and self.parser.should_keep_alive(),
             chunked=modern,

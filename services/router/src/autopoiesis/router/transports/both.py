@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from autopoiesis.contracts.messages.infer import FailureCode, Generate
+import asyncio
+
+from autopoiesis.contracts.messages.infer import Failed, FailureCode, Generate
 from autopoiesis.router.transports.bus import BusTransport
 from autopoiesis.router.transports.direct import DirectTransport
 from autopoiesis.router.transports.port import Replies
@@ -33,7 +35,11 @@ class Transports:
 
     def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
         server = self.direct.reaches(replica)
-        if server is None:
+        if server is None and generate.endpoint == "relay":
+            message = f"only servers attached to this router answer {generate.method} {generate.path}"
+            failed = Failed(seq=0, code="invalid_request", message=message, status=405)
+            asyncio.get_running_loop().call_soon(self.replies.on_reply, generate.request_id, failed)
+        elif server is None:
             self.bus.send(replica, generate, headers)
         else:
             self.direct.send(server, replica, generate, headers)

@@ -19,6 +19,9 @@ MAX_IDLE: Final = 256
 """Connections kept for later requests."""
 
 
+_JSON: Final = b"content-type: application/json\r\n"
+
+
 class Exchange(Protocol):
     """One request's answer, told as it comes. `over` is the last call."""
 
@@ -171,18 +174,31 @@ class Pool:
         self.host, self.port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         key = f"authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._head = f"host: {parts.netloc}\r\n{key}content-type: application/json\r\n".encode("latin-1")
+        self._head = f"host: {parts.netloc}\r\n{key}".encode("latin-1")
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
 
-    def post(self, path: str, body: bytes, exchange: Exchange, headers: dict[str, str] | None = None) -> Call:
-        """Send now, on a kept connection where there is one; what comes of it is told to `exchange`."""
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        exchange: Exchange,
+        headers: dict[str, str] | None = None,
+        *,
+        method: str = "POST",
+    ) -> Call:
+        """Send now, on a kept connection where there is one; what comes of it is told to `exchange`.
+
+        The body is JSON unless `headers` say what it is.
+        """
         more = b""
         if headers:
             more = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()])
-        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n%b"
-        call = Call(head % (path.encode("latin-1"), self._head, more, len(body), body), exchange)
+        head = b"%b %b HTTP/1.1\r\n%b%b%bcontent-length: %d\r\n\r\n%b"
+        kind = b"" if headers and "content-type" in headers else _JSON
+        first = (method.encode(), path.encode("latin-1"), self._head, kind)
+        call = Call(head % (*first, more, len(body), body), exchange)
         if self._idle:
             self._idle.pop().begin(call)
         else:

@@ -12,7 +12,7 @@ import msgspec
 from autopoiesis.contracts.messages.infer import Failed, FailureCode, Finished, FinishReason, Generate
 from autopoiesis.router.transports.attached import AttachedServer
 from autopoiesis.router.transports.client import Call
-from autopoiesis.router.transports.port import Passage, Replies
+from autopoiesis.router.transports.port import Opening, Passage, Replies
 from autopoiesis.runtime.servers import protocol
 from autopoiesis.runtime.servers.protocol import ServerError, Usage
 
@@ -77,6 +77,11 @@ class DirectTransport:
         except ServerError as error:
             exchange.fail(error)
             return
+        if generate.endpoint == "relay":
+            headers = headers | {"content-type": generate.content_type or "application/octet-stream"}
+            method = "GET" if generate.method == "HEAD" else generate.method
+            exchange.call = server.pool.post(generate.path, body, exchange, headers, method=method)
+            return
         path = generate.path or protocol.PATHS[generate.endpoint]
         exchange.counts = generate.stream and generate.endpoint != "passthrough"
         exchange.call = server.pool.post(path, body, exchange, headers)
@@ -111,6 +116,8 @@ def upstream_body(generate: Generate, *, priority: bool = False) -> bytes:
     Bodies without options of their own, nearly all, are only spliced. With `priority` ours goes along, unless it is 0.
     """
     body = bytes(generate.body)
+    if generate.endpoint == "relay":
+        return body
     if priority and generate.priority and generate.endpoint != "passthrough" and b'"priority"' not in body:
         body = body.rstrip()[:-1] + b',"priority":%d}' % generate.priority
     if b'"simulate"' in body or (generate.stream and b'"stream_options"' in body):
@@ -134,6 +141,7 @@ class _Exchange:
         "_parts",
         "_prefill",
         "_reason",
+        "_relays",
         "_replica",
         "_server",
         "_status",
@@ -166,6 +174,7 @@ class _Exchange:
         self._first = 0.0
         self._status = 0
         self._streams = generate.stream
+        self._relays = generate.endpoint == "relay"
         self._type = ""
         self._tail = b""
         self._parts: list[bytes] = []
@@ -186,10 +195,15 @@ class _Exchange:
     def head(self, status: int, content_type: str) -> None:
         self._status = status
         self._type = content_type
-        if status != 200 or not (self.counts or "event-stream" in content_type):
+        if self._relays:
+            self._transport.replies.on_reply(self.wire, Opening(status, content_type))
+        elif status != 200 or not (self.counts or "event-stream" in content_type):
             self._streams = False  # whatever was asked for
 
     def data(self, data: bytes) -> None:
+        if self._relays:
+            self._transport.replies.on_reply(self.wire, Passage(data, 0))
+            return
         if not self._streams:
             self._parts.append(data)
             return
@@ -206,7 +220,9 @@ class _Exchange:
         self._pass(data[:end])
 
     def over(self) -> None:
-        if self._status != 200:
+        if self._relays:
+            self._finished(None, None)
+        elif self._status != 200:
             self.fail(protocol.failure(self._status, b"".join(self._parts), KEY), self._status)
         elif not self._streams:
             self._finish_whole(b"".join(self._parts))

@@ -17,13 +17,20 @@ class Passage(msgspec.Struct, frozen=True, gc=False):
     tokens: int
 
 
+class Opening(msgspec.Struct, frozen=True, gc=False):
+    """How the server's own answer to a relayed request begins; its body follows as passages."""
+
+    status: int
+    content_type: str
+
+
 class Replies(Protocol):
     """What a transport calls back, on the event loop, in the order in which replies were sent.
 
     `wire` is the `Generate.request_id` that was sent.
     """
 
-    def on_reply(self, wire: str, reply: Reply | Passage) -> None: ...
+    def on_reply(self, wire: str, reply: Reply | Passage | Opening) -> None: ...
 
     def on_broken(self, wire: str, error: ApiError) -> None:
         """Nothing more comes that could be trusted."""
