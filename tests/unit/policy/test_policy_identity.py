@@ -2,9 +2,13 @@
 
 import ast
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from golden import GOLDEN, record
@@ -14,6 +18,7 @@ from hypothesis import strategies as st
 
 from autopoiesis.policy import library
 from autopoiesis.policy.language import policy_hash
+from autopoiesis.policy.language.identity import plain
 
 BASE = "def prioritize(request, ctx):\n    return request.arrival\n\ndef route(request, replicas, ctx):\n    x = -1.5\n    return Assign(0) if x < 0 else HOLD\n"
 
@@ -112,7 +117,7 @@ def others(value: object) -> Iterator[object]:
             yield from ([other, *rest] for other in others(first))
             if rest:
                 yield [first, *rest[:-1]]
-            if rest and ast.dump(first) != ast.dump(rest[0]):
+            if rest and plain(first) != plain(rest[0]):
                 yield [rest[0], first, *rest[1:]]
 
 
@@ -138,3 +143,29 @@ def test_shipped_policies_are_what_they_were(name: str) -> None:
 @pytest.mark.parametrize("name", library.names("plan", every=True))
 def test_shipped_plan_policies_are_what_they_were(name: str) -> None:
     assert library.load(name).hash == json.loads(GOLDEN.read_text(encoding="utf-8"))[name]["hash"]
+
+
+def python(version: str) -> str | None:
+    """An interpreter of this version that runs: on the path, or one of pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for found in (shutil.which(f"python{version}"), *map(str, pyenv.glob(f"{version}.*/bin/python3"))):
+        if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
+            return found
+    return None
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+def test_every_python_gives_the_same(version: str) -> None:
+    """Hashes, decisions and fuel of `golden.json`, by every supported Python that this machine has."""
+    interpreter = python(version)
+    if interpreter is None:
+        pytest.skip(f"no Python {version} here")
+    script, source = Path(__file__).with_name("golden.py"), Path(library.__file__).parents[3]
+    checked = subprocess.run(
+        [interpreter, str(script), "--check"],
+        env={"PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
