@@ -130,13 +130,17 @@ class Dispatcher:
         model = self._models.get(event.model) or self._model(event.model)
         seq, kept = self._seq, self._kept
         self._seq = seq + 1
-        live[request_id] = ticket = Ticket(event, seq, now, model, model.ratio.tokens(event.prompt_bytes))
+        prompt = model.ratio.tokens(event.prompt_bytes)
+        live[request_id] = ticket = Ticket(event, seq, now, model, prompt)
         if kept.lengths:
-            expected, limit = model.lengths.expected(event.klass, ticket.prompt_tokens), event.max_tokens
+            expected, limit = model.lengths.expected(event.klass, prompt), event.max_tokens
             ticket.expected_output = expected if expected < limit else limit
         if kept.callers:
             self._introduce(now, ticket)
-        learning.arrived(now, ticket)
+        traffic = model.traffic
+        counts = traffic.current if now < traffic.until else traffic.at(now)
+        counts.arrivals += 1
+        counts.prompt_tokens += prompt
         self._counters.arrivals += 1
         self._decide(now, ticket, out)
 
@@ -268,7 +272,10 @@ class Dispatcher:
         if ticket.event.deadline <= now:
             self._refuse(now, ticket, "deadline", out)
             return
-        offer = ticket.model.offer(now)
+        model = ticket.model
+        offer = model.present
+        if now >= offer.until:
+            offer = model.offer(now)
         if not offer.states:
             self._await_replica(now, ticket, offer, out)
             return
@@ -277,7 +284,14 @@ class Dispatcher:
         if factor and not ticket.attempts and too_late(now, ticket, offer, self._hits(ticket), factor):
             self._refuse(now, ticket, "overloaded", out)
             return
-        verdict = self._ask(now, ticket, offer, out)
+        verdict: RouteDecision | None = None
+        decider, fuel, before = self._control.decider, self._fuel, ticket.fuel
+        if decider is not self._control.fallback:
+            try:
+                verdict = decider.route(now, ticket, offer)
+            except Exception as error:
+                self._fault(now, error, out)
+        fuel.spent += ticket.fuel - before + len(offer.states)
         if type(verdict) is Assign:
             self._send(now, ticket, offer, verdict, False, out)
             return
@@ -295,18 +309,6 @@ class Dispatcher:
         verdict = self._control.fallback.route(now, ticket, offer)
         assert isinstance(verdict, Assign)
         self._send(now, ticket, offer, verdict, True, out)
-
-    def _ask(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> RouteDecision | None:
-        """The policy's answer; None where it has none to give."""
-        decider, fuel, before = self._control.decider, self._fuel, ticket.fuel
-        verdict: RouteDecision | None = None
-        if decider is not self._control.fallback:
-            try:
-                verdict = decider.route(now, ticket, offer)
-            except Exception as error:
-                self._fault(now, error, out)
-        fuel.spent += ticket.fuel - before + len(offer.states)
-        return verdict
 
     def _may_reject(self, now: float, ticket: Ticket) -> bool:
         return not ticket.attempts and ticket.model.traffic.may_reject(now, self._settings.max_reject_share)

@@ -12,13 +12,6 @@ REPLICA_FAILURES: Final = frozenset({"unavailable", "overloaded", "internal"})
 """Ends that count against the replica."""
 
 
-def arrived(now: float, ticket: Ticket) -> None:
-    traffic = ticket.model.traffic
-    counts = traffic.current if now < traffic.until else traffic.at(now)
-    counts.arrivals += 1
-    counts.prompt_tokens += ticket.prompt_tokens
-
-
 def charge(now: float, ticket: Ticket, tokens: int) -> None:
     """Tokens were served to its tenant and session."""
     ticket.tenant.service.add(now, tokens)

@@ -36,13 +36,13 @@ class ModelState:
     """One model. `number` stands for its name in views."""
 
     __slots__ = (
-        "_offer",
         "_suspect_after",
         "kept",
         "lengths",
         "members",
         "name",
         "number",
+        "present",
         "queue",
         "ratio",
         "reader",
@@ -67,17 +67,18 @@ class ModelState:
         self.step_model: StepModel | None = None
         """Of the replica heard last."""
         self._suspect_after = settings.suspect_after_s
-        self._offer = NOTHING
+        self.present = NOTHING
+        """The offer that holds before its `until`; ask `offer` from then on."""
 
     def offer(self, now: float) -> Offer:
         """Replicas that are ready and not suspect, in order of first sight."""
-        offer = self._offer
+        offer = self.present
         if now < offer.until:
             return offer
         after = self._suspect_after
         states = tuple(state for state in self.members if state.ready and now < state.beat_at + after)
         until = min((state.beat_at for state in states), default=-math.inf) + after
-        self._offer = offer = Offer(states, until)
+        self.present = offer = Offer(states, until)
         return offer
 
     def enlist(self, state: ReplicaState) -> None:
@@ -92,4 +93,4 @@ class ModelState:
 
     def changed(self) -> None:
         """A replica joined, left, or changed its state."""
-        self._offer = NOTHING
+        self.present = NOTHING

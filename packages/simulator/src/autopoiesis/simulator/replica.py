@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from math import log
 from typing import Final
 
 from autopoiesis.simulator.batch import Batch, Sequence
@@ -36,7 +37,9 @@ GAP_BINS_PER_E: Final = 50
 
 
 Plan = tuple[int, float, float]
-"""A run of steps: how many, seconds of the first, seconds that each next one takes longer. 0 steps where there is nothing to do."""
+"""A run of steps: how many, seconds of the first, seconds that each next one takes longer."""
+IDLE: Final = (0, 0.0, 0.0)
+INF: Final = math.inf
 
 _new = tuple.__new__  # a third of the time that the named tuple's own constructor takes
 
@@ -116,7 +119,7 @@ class Replica(Batch):
         self._run = 0
         self._first = 0.0
         self._growth = 0.0
-        self.next_event = math.inf
+        self.next_event = INF
         """When the batch may next change; nothing comes out before (but streamed tokens). Infinite when idle."""
         self._step_time = 0.0
         self._budget = config.max_batched_tokens
@@ -199,8 +202,9 @@ class Replica(Batch):
 
     def advance(self, to: float) -> list[Emission]:
         """Run until `to`; what came out since the last call, in order of time."""
-        while self.next_event <= to and self.next_event < math.inf:
-            self._boundary()
+        at = self.next_event
+        while at <= to and at < INF:
+            at = self._boundary(at)
         if self._stream and self._run:
             self._stream_until(to)
         out = self._out
@@ -260,14 +264,15 @@ class Replica(Batch):
         self._run = 0
         self._partial = None
         self._cancelled.clear()
-        self.next_event = math.inf
+        self.next_event = INF
         return lost
 
     # --- runs of steps ---
 
     def _settle(self, now: float) -> None:
-        while self.next_event < now:
-            self._boundary()
+        at = self.next_event
+        while at < now:
+            at = self._boundary(at)
 
     def _interrupt(self, now: float) -> None:
         """Let the run end with the step that is in progress at `now`: the batch may change then."""
@@ -297,9 +302,9 @@ class Replica(Batch):
             steps += 1
         return min(steps, self._run)
 
-    def _boundary(self) -> None:
-        """A run of steps is over, and the next begins."""
-        now, run, heap, cache = self.next_event, self._run, self._decoding, self._cache
+    def _boundary(self, now: float) -> float:
+        """A run of steps is over, and the next begins; when that ends."""
+        run, heap, cache = self._run, self._decoding, self._cache
         decoding = len(heap)
         if run:
             elapsed = now - self._start
@@ -313,7 +318,7 @@ class Replica(Batch):
                 if context > self.kv_peak_tokens and cache is None:
                     self.kv_peak_tokens = context
                 self.layer_tokens += made
-                self.gaps[int(GAP_BINS_PER_E * math.log(step_time))] += made
+                self.gaps[int(GAP_BINS_PER_E * log(step_time))] += made
             if self._chunks or self._cancelled or cache is not None:
                 self._land(now, run)
             while heap and heap[0][0] == steps:
@@ -322,19 +327,29 @@ class Replica(Batch):
         if self._waiting or self._partial is not None:
             run, first, growth = self._take_one(now, decoding) or self._mix(now)
         elif decoding:
-            run, first, growth = self._decode(heap[0][0] - self.steps, decoding) or self._mix(now)
+            run, context = heap[0][0] - self.steps, self._context
+            bound = (context + run * decoding) // self._pages + decoding
+            if cache is not None:
+                bound += cache.held_blocks
+            if bound <= self._blocks:
+                per_kv_token = self._per_kv_token
+                first = (context + decoding) * per_kv_token + self._decode_fixed[decoding]
+                growth = decoding * per_kv_token
+            else:  # KV may run out before the first sequence ends
+                run, first, growth = self._mix(now)
         else:
-            run = 0
+            run, first, growth = IDLE
         self._run = run
         if not run:
-            self.next_event = math.inf
-            return
+            self.next_event = INF
+            return INF
         if self._perturb is not None:
             factor = self._perturb()
             first *= factor
             growth *= factor
         self._start, self._first, self._growth = now, first, growth
-        self.next_event = now + run * (first + 0.5 * growth * (run - 1))
+        self.next_event = end = now + run * (first + 0.5 * growth * (run - 1))
+        return end
 
     def _land(self, now: float, run: int) -> None:
         """Prompt chunks are in the KV cache now, and what they displaced is not; what was cancelled leaves."""
@@ -368,17 +383,6 @@ class Replica(Batch):
         for sequence, _ in chunks:
             self._share(sequence, sequence.computed)
         return used * self._pages
-
-    def _decode(self, run: int, decoding: int) -> Plan | None:
-        """A run without prompts, until the first sequence ends; none where KV may run out before."""
-        context = self._context
-        bound = (context + run * decoding) // self._pages + decoding
-        if self._cache is not None:
-            bound += self._cache.held_blocks
-        if bound > self._blocks:
-            return None
-        growth = decoding * self._per_kv_token
-        return run, (context + decoding) * self._per_kv_token + self._decode_fixed[decoding], growth
 
     def _take_one(self, now: float, decoding: int) -> Plan | None:
         """The usual admission: one job waits and its whole prompt fits into this step. None where it is not that simple."""
@@ -440,7 +444,7 @@ class Replica(Batch):
         """A run of prompt chunks beside the decoding sequences, of one step where `once`."""
         model, decoding = self.step_time, len(self._decoding)
         if not chunks and not decoding:
-            return 0, 0.0, 0.0
+            return IDLE
         tokens = sampled = decoding
         per_kv_token = model.per_kv_token_mixed if chunks else self._per_kv_token
         first = (self._context + decoding) * per_kv_token
@@ -532,7 +536,7 @@ class Replica(Batch):
         left = job.prompt_tokens + job.output_tokens - target - 1
         if not left:
             self._free(sequence, -(-private // pages))
-            self._emit(sequence, job.output_tokens, now)
+            self._end(sequence, job.output_tokens - sequence.emitted, now)
             return
         if not sequence.emitted:
             self._emit(sequence, 1, now)
@@ -556,17 +560,21 @@ class Replica(Batch):
             self._share(sequence, context)
             private = context - sequence.held * self.config.prefix_block_tokens
             self._free(sequence, -(-private // pages))
-        self._emit(sequence, output, now)
+        self._end(sequence, output - sequence.emitted, now)
 
     def _emit(self, sequence: Sequence, produced: int, now: float) -> None:
-        job = sequence.job
-        job_id, tokens = job.id, produced - sequence.emitted
-        finished = produced == job.output_tokens
-        self._out.append(_new(Emission, (job_id, now, tokens, finished, sequence.started)))
+        """Tokens come out, up to the one that makes it `produced`, not the last."""
+        tokens = produced - sequence.emitted
+        self._out.append(_new(Emission, (sequence.job.id, now, tokens, False, sequence.started)))
         self.tokens_out += tokens
         sequence.emitted = produced
-        if finished:
-            del self._sequences[job_id]
+
+    def _end(self, sequence: Sequence, tokens: int, now: float) -> None:
+        """Its last `tokens` come out."""
+        job_id = sequence.job.id
+        self._out.append(_new(Emission, (job_id, now, tokens, True, sequence.started)))
+        self.tokens_out += tokens
+        del self._sequences[job_id]
 
     def _remove(self, sequence: Sequence) -> int:
         """Take a running sequence out of the batch and free its KV; tokens it had produced."""

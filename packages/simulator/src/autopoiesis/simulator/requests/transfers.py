@@ -29,7 +29,7 @@ class Transfers:
         *,
         latency_s: float,
         later: Callable[[float, Callable[[float], None]], None],
-        landed: Callable[[Engine], None],
+        landed: Callable[[float, Engine], None],
         broken: Callable[[float, int, ev.Ended], None],
     ) -> None:
         self._prepared = prepared
@@ -89,4 +89,4 @@ class Transfers:
         except TooLongError:
             self._broken(now, row, ev.Ended(request_id=order.request_id, code="invalid_request"))
             return
-        self._landed(target)
+        self._landed(now, target)

@@ -75,6 +75,8 @@ class World:
         self._settings = settings
         self._seed = seed
         self._rows = Rows(len(prepared))
+        self._ids = [event.request_id for event in prepared.events]
+        """Of each arrival's present attempt."""
         self._retried: dict[int, int] = {}
         self._away: set[int] = set()
         """Arrivals whose client has left; what still comes for them is dropped."""
@@ -94,7 +96,6 @@ class World:
         self._sent = _SENDS_FIRST
         self._open = len(prepared)
         self._faults: dict[str, int] = {}
-        self._decisions = 0
         self._limit = math.inf
         self._now = min(prepared.root_times[0], 0.0) if prepared.root_times else 0.0
         self._members = Membership(
@@ -141,13 +142,14 @@ class World:
         for row, outcome in enumerate(self._rows.outcome):
             if outcome == OPEN:
                 self._rows.outcome[row] = UNFINISHED
+        stats = [router.stats() for router in self._routers]
         return Outcome(
             rows=self._rows,
             replicas=[engine.totals(self._now) for engine in self._engines],
             ended_at=self._now,
             faults=self._faults,
-            quarantined=any(router.stats().quarantined for router in self._routers),
-            decisions=self._decisions,
+            quarantined=any(one.quarantined for one in stats),
+            decisions=sum(one.counters.sends + sum(one.counters.refused.values()) for one in stats),
             replica_names=[engine.spec.name for engine in self._engines],
             replica_gpus=[engine.spec.gpu for engine in self._engines],
             plan=None if self._planner is None else self._planner.totals,
@@ -156,21 +158,40 @@ class World:
     # --- time ---
 
     def _loop(self) -> None:
-        heap, times = self._heap, self._prepared.root_times
+        heap, times, rows = self._heap, self._prepared.root_times, self._rows
+        first, started, tokens = rows.first, rows.started, rows.tokens
+        ids, away, routers, router = self._ids, self._away, self._routers, self._prepared.router
         self._limit = limit = (times[-1] if times else 0.0) + self._settings.drain_s
-        if times:
-            heappush(heap, (times[0], _ROOTS_FIRST, _ROOT, 0))
+        now = self._now
+        self._next_root(0)
+        row: Any
         while self._open:
             now, _, kind, what = heappop(heap)
             if now > limit:
                 limit = self._limit
                 if now > limit:
-                    self._now = limit
+                    now = limit
                     break
-            self._now = now
             if kind == _ENGINE:
-                if what.due == now:
-                    self._advance(now, what)
+                if what.due != now:
+                    continue
+                for row, _, count, finished, began in what.replica.advance(now):
+                    if row < 0 or row in away:
+                        continue
+                    tokens[row] += count
+                    if first[row] != first[row]:
+                        first[row] = now
+                        started[row] = began
+                        routers[router[row]].handle(
+                            now, ev.Tokens(ids[row], 1)
+                        )  # from which no order follows
+                    if finished:
+                        self._finished(now, row)
+                what.due = due = what.replica.next_event
+                if due < math.inf:
+                    self._push(due, _ENGINE, what)
+                else:
+                    self._idle(now, what)
             elif kind == _DELIVER:
                 self._deliver(now, *what)
             elif kind == _ROOT:
@@ -178,6 +199,7 @@ class World:
                 self._arrive(now, self._prepared.roots[what])
             else:
                 self._happen(now, kind, what)
+        self._now = now
 
     def _next_root(self, place: int) -> None:
         """Arrivals of the trace enter the heap one by one: it stays small."""
@@ -226,16 +248,11 @@ class World:
         self._away.discard(row)
         self._returning.discard(row)
         self._retried[row] = tries = self._retried.get(row, 0) + 1
-        return msgspec.structs.replace(self._prepared.events[row], request_id=f"{row}.{tries}")
+        self._ids[row] = f"{row}.{tries}"
+        return msgspec.structs.replace(self._prepared.events[row], request_id=self._ids[row])
 
     def _row(self, request_id: str) -> int:
         return int(request_id.partition(".")[0] if self._retried else request_id)
-
-    def _request_id(self, row: int) -> str:
-        """Of the present attempt."""
-        if row in self._retried:
-            return f"{row}.{self._retried[row]}"
-        return self._prepared.events[row].request_id
 
     def _tell(self, now: float, router: int, event: ev.Event) -> None:
         for action in self._routers[router].handle(now, event):
@@ -257,7 +274,6 @@ class World:
         if type(action) is ev.Send:
             self._send(now, router, action, self._row(action.request_id))
         elif type(action) is ev.Refuse:
-            self._decisions += 1
             self._refused(now, action)
         elif type(action) is ev.Abort:
             self._under_way(now, router, action, self._row(action.request_id))
@@ -270,7 +286,6 @@ class World:
 
     def _send(self, now: float, router: int, send: ev.Send, row: int) -> None:
         rows = self._rows
-        self._decisions += 1
         rows.sent[row] = now
         rows.attempts[row] = send.attempt
         rows.holds[row] = send.holds
@@ -299,7 +314,7 @@ class World:
     def _timeout(self, now: float, row: int, request_id: str) -> None:
         rows = self._rows
         served = rows.outcome[row] != OPEN or rows.first[row] == rows.first[row]
-        if served or row in self._returning or self._request_id(row) != request_id:
+        if served or row in self._returning or self._ids[row] != request_id:
             return
         self._away.add(row)
         self._tell(now, self._prepared.router[row], ev.Left(request_id))
@@ -337,7 +352,7 @@ class World:
         replica = engine.replica
         if type(action) is not ev.Send:
             replica.cancel(now, row)
-            self._schedule(engine)
+            self._schedule(now, engine)
             return
         if engine.state != "ready":
             self._undeliverable(now, router, action, row, engine)
@@ -354,55 +369,42 @@ class World:
             self._broken(now, row, ev.Ended(request_id=action.request_id, code="invalid_request"))
             return
         if replica.next_event != engine.due:
-            self._schedule(engine)
+            self._schedule(now, engine)
 
     def _broken(self, now: float, row: int, event: ev.Ended) -> None:
         self._tell(now, self._prepared.router[row], event)
         self._end(now, row, FAILED)
 
     def _undeliverable(self, now: float, router: int, send: ev.Send, row: int, engine: Engine) -> None:
-        if self._rows.attempts[row] != send.attempt or self._request_id(row) != send.request_id:
+        if self._rows.attempts[row] != send.attempt or self._ids[row] != send.request_id:
             return  # sent elsewhere since: the engine's last heartbeat was faster
         if engine.state != "failed":
             self._tell(now, router, ev.Bounced(send.request_id, engine.state))
         elif not engine.silent:
             self._tell(now, router, ev.ReplicaGone(send.replica, "no responder"))
 
-    def _schedule(self, engine: Engine) -> None:
+    def _schedule(self, now: float, engine: Engine) -> None:
         due = engine.replica.next_event
         if due != engine.due:
             engine.due = due
             if due < math.inf:
-                self._sequence = order = self._sequence + 1
-                heappush(self._heap, (due, order, _ENGINE, engine))
-            elif engine.state == "draining":
-                self._members.idle(self._now, engine)
+                self._push(due, _ENGINE, engine)
+            else:
+                self._idle(now, engine)
 
-    def _advance(self, now: float, engine: Engine) -> None:
-        row: Any
-        for row, _, tokens, finished, started in engine.replica.advance(now):
-            if row >= 0 and row not in self._away:
-                self._emitted(now, row, tokens, finished, started)
-        self._schedule(engine)
+    def _idle(self, now: float, engine: Engine) -> None:
+        if engine.state == "draining":
+            self._members.idle(now, engine)
 
-    def _emitted(self, now: float, row: int, tokens: int, finished: bool, started: float) -> None:
-        rows, prepared = self._rows, self._prepared
-        router, request_id = prepared.router[row], prepared.events[row].request_id
-        if self._retried:
-            request_id = self._request_id(row)
-        rows.tokens[row] += tokens
-        first = rows.first
-        if first[row] != first[row]:
-            first[row] = now
-            rows.started[row] = started
-            self._routers[router].handle(now, ev.Tokens(request_id, 1))  # from which no order follows
-        if not finished:
+    def _finished(self, now: float, row: int) -> None:
+        """An engine is done with it."""
+        prepared = self._prepared
+        router, output = prepared.router[row], prepared.output[row]
+        if self._rows.tokens[row] < output:
+            self._tell(now, router, ev.Prefilled(self._ids[row]))
             return
-        output = prepared.output[row]
-        if rows.tokens[row] < output:
-            self._tell(now, router, ev.Prefilled(request_id))
-            return
-        ended = ev.Ended(request_id=request_id, prompt_tokens=prepared.prompt[row], output_tokens=output)
+        request_id, prompt = self._ids[row], prepared.prompt[row]
+        ended = ev.Ended(request_id=request_id, prompt_tokens=prompt, output_tokens=output)
         self._tell(now, router, ended)
         self._end(now, row, FINISHED)
 
@@ -418,4 +420,4 @@ class World:
                 engine.replica.restore(self._now, job, work.produced_tokens)
             except TooLongError:
                 continue  # another engine's limits than when it was recorded
-            self._schedule(engine)
+            self._schedule(self._now, engine)
