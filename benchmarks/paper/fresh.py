@@ -13,7 +13,7 @@ from autopoiesis.simulator.intervals.generate import KINDS
 HOME = {
     "volatile": "table2/volatile",
     "stable": "table2/stable",
-    "elastic": "table3/volatile",
+    "elastic": "table3/stable",
     "spot": "fig7/SpotServe/MAF2",
 }
 """Whose winner is applied to which kind."""
