@@ -121,7 +121,7 @@ def others(value: object) -> Iterator[object]:
                 yield [rest[0], first, *rest[1:]]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies(), st.data())
 def test_every_change_of_meaning_counts(source: str, data: st.DataObject) -> None:
     tree = ast.parse(source)

@@ -1,5 +1,7 @@
 """Each shipped policy does what its docstring promises, on random fleets."""
 
+import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -13,7 +15,14 @@ from autopoiesis.policy.api import HOLD, Assign, DispatchContext, Replica, Reque
 from autopoiesis.policy.language import CompiledPolicy
 
 DISPATCH = library.names("dispatch", every=True)
-ORDERS = ("earliest_deadline", "least_attained_service", "shortest_predicted_job", "virtual_token_fairness")
+ORDERS = (
+    "earliest_deadline",
+    "first_come_first_served",
+    "least_attained_service",
+    "least_laxity",
+    "shortest_predicted_job",
+    "virtual_token_fairness",
+)
 POLICIES = {name: library.load(name) for name in DISPATCH}
 seeds = st.integers(0, 100_000)
 sizes = st.integers(1, 12)
@@ -43,6 +52,7 @@ def test_always_answers_within_a_tenth_of_its_fuel(name: str, seed: int, size: i
 @pytest.mark.parametrize("name", DISPATCH)
 def test_says_what_it_is(name: str) -> None:
     assert POLICIES[name].title
+    assert re.search(r"\bSources?:", library.source(name).split('"""')[1])
     assert library.source(name).isascii()
 
 
@@ -308,6 +318,9 @@ class TestOrders:
             ("shortest_predicted_job", "expected_output_tokens", 10.0, 200.0),
             ("earliest_deadline", "ttft_slo", 0.5, 2.0),
             ("earliest_deadline", "deadline", 5.0, 50.0),
+            ("first_come_first_served", "arrival", 3.0, 4.0),
+            ("least_laxity", "deadline", 5.0, 50.0),
+            ("least_laxity", "ttft_slo", 0.5, 2.0),
             ("least_attained_service", "session_service", 10.0, 5000.0),
             ("virtual_token_fairness", "tenant_service", 10.0, 5000.0),
         ],
@@ -320,6 +333,30 @@ class TestOrders:
             setattr(request, field, value)
             keys.append(POLICIES[name].prioritize(request, context))
         assert keys[0] < keys[1]
+
+    @given(st.floats(1, 1e4), st.floats(0, 1e4), st.integers(1, 10_000), st.floats(0, 1000))
+    def test_laxity_is_what_is_left_after_the_work(
+        self, deadline: float, later: float, prompt: int, output: float
+    ) -> None:
+        """Of two that are due together, the longer one is more urgent; doing it later by what is shorter makes them equal."""
+        request, _, context = state(7)
+        request.ttft_slo = request.tpot_slo = math.inf
+        request.arrival, request.deadline = deadline, deadline
+        keys = []
+        for tokens in (prompt, 0):
+            request.prompt_tokens, request.expected_output_tokens = tokens, output
+            keys.append(POLICIES["least_laxity"].prioritize(request, context))
+        assert keys[0] < keys[1]
+        request.arrival = request.deadline = deadline + later
+        assert POLICIES["least_laxity"].prioritize(request, context) == pytest.approx(keys[1] + later)
+
+    def test_first_come_looks_at_arrival_alone(self) -> None:
+        keys = set()
+        for seed in range(20):
+            request, _, context = state(seed)
+            request.arrival = 5.0
+            keys.add(POLICIES["first_come_first_served"].prioritize(request, context))
+        assert keys == {5.0}
 
     def test_workflows_count_as_a_whole(self) -> None:
         policy: CompiledPolicy = POLICIES["least_attained_service"]

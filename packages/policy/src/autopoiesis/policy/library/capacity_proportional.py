@@ -1,6 +1,7 @@
 """Capacity proportional: each replica is drawn with a probability proportional to the tokens its cache can hold.
 
-Weighted random splitting, as load balancers do it for servers of different size; it looks at no load at all.
+Weighted random splitting; it looks at no load at all. Source: `random` with weights of NGINX, which is meant for servers of
+different size.
 """
 
 API = 1

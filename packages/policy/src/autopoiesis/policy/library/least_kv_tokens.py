@@ -1,6 +1,7 @@
 """Least KV tokens: the replica that holds, and is about to hold, the fewest tokens.
 
 Prompts differ by orders of magnitude, so tokens say more about load than requests do.
+Source: the cache-use criterion of the Kubernetes Gateway API inference extension, in tokens.
 """
 
 API = 1

@@ -1,6 +1,7 @@
 """Least predicted TTFT: the replica that is expected to give the first token soonest.
 
 The predictor is the dispatcher's: queued prefill, batch and measured step times.
+Source: R. Qin et al., "Mooncake", arXiv 2407.00079, which sends a prompt where its TTFT is estimated to be least.
 """
 
 API = 1

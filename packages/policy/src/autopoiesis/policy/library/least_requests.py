@@ -1,6 +1,7 @@
 """Least requests: the replica with the fewest running and waiting sequences.
 
 Equal ones take turns, so that an idle fleet does not fill its first replica.
+Source: `least_conn` of NGINX, with what an engine runs and queues in place of connections.
 """
 
 API = 1

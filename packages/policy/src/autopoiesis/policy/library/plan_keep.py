@@ -1,6 +1,7 @@
 """Keep what runs: the plan in force, never another one.
 
-What the planner falls back to, and what it does until a plan policy is made active.
+What the planner falls back to, and what it does until a plan policy is made active. Source: ours; the
+static deployment of every comparison.
 """
 
 API = 1

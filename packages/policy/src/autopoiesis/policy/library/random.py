@@ -1,4 +1,7 @@
-"""Random: every replica is equally likely, whatever its load."""
+"""Random: every replica is equally likely, whatever its load.
+
+Source: the random policy of load balancers such as Envoy; the yardstick of every other one.
+"""
 
 API = 1
 

@@ -1,6 +1,7 @@
 """Session affinity: a session stays with the replica that served it last, whatever the load.
 
 Everything the session cached is there. New sessions go where the fewest requests are.
+Source: session persistence of load balancers, as `sessionAffinity` of Kubernetes services.
 """
 
 API = 1

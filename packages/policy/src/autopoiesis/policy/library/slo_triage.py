@@ -2,7 +2,7 @@
 
 What can no longer meet its SLO is sent where it hurts least: to the replica that is furthest behind already, at the
 back of that engine's queue. The backlog of an overload so gathers in one place, and the others stay fit for requests
-that can still be served in time; a shared backlog would make every request late.
+that can still be served in time; a shared backlog would make every request late. Source: ours.
 """
 
 API = 1

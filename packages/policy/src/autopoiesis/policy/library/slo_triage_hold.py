@@ -1,7 +1,7 @@
 """SLO triage with HOLD: as `slo_triage`, but a request that could still make it elsewhere or later waits in the queue.
 
 Waiting ends when hardly a replica would give the first token in time any more; then the request goes where it hurts
-least, to the replica that is furthest behind already.
+least, to the replica that is furthest behind already. Source: ours.
 """
 
 API = 1

@@ -1,7 +1,8 @@
 """Sticky least loaded: a session stays while its replica is not clearly busier than the least loaded one.
 
 Affinity without a limit turns a popular session's replica into a hot spot; the limit is a factor and a margin of
-requests, so that small numbers do not move sessions about.
+requests, so that small numbers do not move sessions about. Source: ours; bounded loads (see `consistent_hashing`) for sessions
+that are remembered instead of hashed.
 """
 
 API = 1
