@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cases import DATA, HERE, Case, load
@@ -24,8 +26,6 @@ from measure import Bench
 from show import picture, table
 
 TABLES = ("2", "3", "4", "fig7", "fresh", "online")
-ONLINE = HERE / "online.json"
-"""What `live.py` wrote of a live run; that takes an hour and is not run again here."""
 
 
 def run_cases(cases: dict[str, Case], prefix: str, *, repeats: int) -> list[Compared]:
@@ -57,14 +57,16 @@ def keys_of(table_name: str, found: list[Compared]) -> dict[str, Any]:
 
 
 def online() -> dict[str, Any]:
-    """The figures of the live run, None where there was none yet."""
-    if not ONLINE.exists():
-        print(f"\nonline: {ONLINE.name} is not there; live.py writes it")
-        return {"online": {"gain_net": None}}
-    told = json.loads(ONLINE.read_text())
-    told = told.get("online", told)
-    print(f"\nonline, from {ONLINE.name}: " + ", ".join(f"{k} {v}" for k, v in told.items()))
-    return {"online": told}
+    """What `online.py` reports of the live runs that were recorded; they take long and are not run again here."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "online.json"
+        print("\n== online, live runs as recorded", flush=True)
+        subprocess.run([sys.executable, HERE / "online.py", "--report", "--json", file], check=True)
+        if not file.exists():
+            print("no live runs yet: see online.py")
+            return {"online": {"gain_net": None}}
+        told: dict[str, Any] = json.loads(file.read_text())
+        return told
 
 
 def evidence(
