@@ -299,3 +299,11 @@ async def test_running_answers_end_before_a_router_stops(
             assert body.endswith(b"data: [DONE]\n\n")
             assert await idle.rest() == b""
             await stopping
+
+
+async def test_what_probes_and_browsers_ask(router: RunningRouter) -> None:
+    for path in ("/health", "/ready"):
+        looked = await router.client.head(path)
+        assert (looked.status_code, looked.content) == (200, b"")
+    wrong = await router.client.get("/v1/chat/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")

@@ -108,3 +108,12 @@ async def test_flush_gives_up_in_time() -> None:
     ship.add(record(1))
     assert await ship.flush(0.01) == 1
     assert ship.waiting == 1
+
+
+async def test_nothing_is_kept_where_no_bus_will_be() -> None:
+    stream = Stream()
+    shipper = Shipper(stream.publish, router="r", incarnation="1", wanted=False)
+    shipper.add(record(1))
+    assert (shipper.waiting, shipper.dropped) == (0, 0)
+    assert await shipper.flush(1.0) == 0
+    assert not stream.tries

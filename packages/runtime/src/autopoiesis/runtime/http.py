@@ -71,6 +71,9 @@ class _Corked:
             if not self._transport.is_closing():
                 self._transport.write(data)
 
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
     def close(self) -> None:
         self.flush()
         self._transport.close()

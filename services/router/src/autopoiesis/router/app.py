@@ -135,7 +135,7 @@ def assemble(
         compile=compile_activation,
     )
     fleet = Fleet()
-    shipper = _shipper(own, link, instance)
+    shipper = _shipper(own, link, instance, wanted=bool(settings[BusSettings].url))
     faults = FaultReports(link.report, scope=scope, service=instance)
     metrics = Metrics(telemetry.registry)
     listener = Reporting(metrics, Tracing(recording=telemetry.tracing), shipper, faults, fleet, scope=scope)
@@ -290,7 +290,7 @@ def _max_body_bytes(own: RouterSettings, link: Link) -> int:
     return min(own.max_body_bytes, link.max_payload - ENVELOPE_BYTES)
 
 
-def _shipper(own: RouterSettings, link: Link, instance: str) -> Shipper:
+def _shipper(own: RouterSettings, link: Link, instance: str, *, wanted: bool) -> Shipper:
     name, _, incarnation = instance.rpartition("-")
     return Shipper(
         link.ship,
@@ -298,6 +298,7 @@ def _shipper(own: RouterSettings, link: Link, instance: str) -> Shipper:
         incarnation=incarnation,
         interval_s=own.telemetry_interval_s,
         capacity=own.telemetry_records,
+        wanted=wanted,
     )
 
 

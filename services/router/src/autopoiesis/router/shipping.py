@@ -38,7 +38,9 @@ class Shipper:
         incarnation: str,
         interval_s: float = 0.5,
         capacity: int = 50_000,
+        wanted: bool = True,
     ) -> None:
+        """Nothing is kept where it is not `wanted`, for there is no bus, nor will be."""
         self._publish = publish
         self._router = router
         self._incarnation = incarnation
@@ -49,9 +51,12 @@ class Shipper:
         self._shipping = asyncio.Lock()
         self._number = 0
         self._failing = False
+        self._wanted = wanted
         self.dropped = 0
 
     def add(self, record: RequestRecord) -> None:
+        if not self._wanted:
+            return
         if len(self._waiting) == self._waiting.maxlen:
             self.dropped += 1
         self._waiting.append(record)

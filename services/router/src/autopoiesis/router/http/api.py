@@ -37,10 +37,12 @@ def create(probe: Probe, admin: APIRouter, door: Doorkeeper, paths: tuple[str, .
     app.add_middleware(ProxyHeadersMiddleware)
     started = int(time.time())
 
+    @app.head("/health")
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.head("/ready")
     @app.get("/ready")
     async def ready() -> JSONResponse:
         missing = probe.missing()

@@ -359,6 +359,8 @@ class Exchange:
         fields = b"content-type: %b\r\ncontent-length: %d\r\n" % (_JSON, len(body))
         if flight is not None:
             fields += self._desk.explain(flight)
+        if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            fields += b"allow: POST\r\n"
         if error.retry_after_s is not None:
             fields += b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
         self.keep_alive = self.keep_alive and not close
