@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,36 +25,53 @@ from statistics import fmean, quantiles
 from typing import Any
 
 import httpx
+import msgspec
 from cases import DATA
 
+from autopoiesis.cli.installation import Installation, Running, Shape
+from autopoiesis.cli.sections import SECTIONS
 from autopoiesis.contracts.messages.fleet import Heartbeat, PlanChanged
 from autopoiesis.contracts.messages.policy import Activation
-from autopoiesis.contracts.subjects import HEARTBEAT, PLAN_CHANGED, PROMOTED, slug
+from autopoiesis.contracts.messages.telemetry import RequestBatch, RequestRecord
+from autopoiesis.contracts.slo import Objectives, SloClass, met
+from autopoiesis.contracts.subjects import HEARTBEAT, PLAN_CHANGED, PROMOTED, REQUEST_TELEMETRY, slug
 from autopoiesis.policy import API_VERSION, library
 from autopoiesis.policy.language import compile_policy
 from autopoiesis.runtime.bus import Bus, Delivered, Received, Responders
-from autopoiesis.runtime.embedded import Supervisor, free_port, start_nats
+from autopoiesis.runtime.settings import Settings
 from autopoiesis.worker.app import simulated
+from autopoiesis.worker.layout import ReplicaSpec
 from autopoiesis.worker.node import Node
 from autopoiesis.worker.serving import Place
 from autopoiesis.worker.settings import WorkerSettings
 
-MODEL, GPU, SCOPE = "llama-3.1-70b", "A100-80", "live/llama"
+MODEL, GPU = "llama-3.1-70b", "A100-80"
+SCOPE = f"live/{MODEL}"
+ROUTING = "least_requests"
+SLO = Objectives(
+    classes={"interactive": SloClass(priority=0, ttft_s=2.0, tpot_s=0.06)}, default="interactive"
+)
 MACHINE = 8
 """GPUs of one machine."""
 PHASES = 4
 SAMPLE_S = 0.5
+PATIENCE_S = 30.0
+"""For the last records after the last answer."""
 
 
 @dataclass
 class Run:
     """What was seen, times in seconds since the start."""
 
-    started: float = field(default_factory=time.monotonic)
+    started: float = math.inf
+    """By the monotonic clock; until then every time is below zero."""
     beats: dict[str, Heartbeat] = field(default_factory=dict)
     plans: list[tuple[float, PlanChanged]] = field(default_factory=list)
     samples: list[dict[str, float]] = field(default_factory=list)
     answers: list[dict[str, float]] = field(default_factory=list)
+    records: list[RequestRecord] = field(default_factory=list)
+    """Of every request that ended, as routers tell of it."""
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     gpus: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     """Some replica serves."""
@@ -67,6 +84,16 @@ class Run:
         self.beats[item.message.replica] = item.message
         if item.message.state == "ready":
             self.ready.set()
+
+    def ended(self, item: Received[RequestBatch]) -> None:
+        self.records += item.message.records
+        self.heard.set()
+
+    async def told(self) -> None:
+        """Until routers have told of every request that was answered."""
+        while len(self.records) < len(self.answers):
+            self.heard.clear()
+            await self.heard.wait()
 
     async def plan(self, item: Delivered[PlanChanged]) -> None:
         self.plans.append((self.now, item.message))
@@ -104,45 +131,65 @@ class Machines:
         await asyncio.gather(*(node.stop(0.0) for node in self._nodes.values()))
 
     async def _start(self, number: int, gpus: int) -> None:
+        """Machines that are there from the beginning serve, with all their GPUs as one replica."""
         make = simulated(self._settings)
         place = Place(node=f"m{number}", preemptible=True)
         node = Node(self._bus, self._responders, place, {GPU: gpus}, make, drain_s=self._settings.drain_s)
-        await node.start([])
+        serving = (
+            [ReplicaSpec(name=f"m{number}-first", model=MODEL, gpu=GPU, tp=MACHINE)]
+            if self._run.now < 0
+            else []
+        )
+        await node.start(serving)
         node.follow_planner()
         self._nodes[number] = node
 
 
 @asynccontextmanager
-async def installation(arguments: argparse.Namespace) -> AsyncIterator[tuple[Bus, str]]:
-    """NATS, a router and a planner; the bus and the router's URL."""
-    with tempfile.TemporaryDirectory() as folder, Supervisor(Path(folder)) as supervisor:
-        nats = await asyncio.to_thread(start_nats, supervisor, Path(folder) / "nats")
-        step = arguments.bucket / 3
-        env = {
-            "AUTOPOIESIS_BUS_URL": nats.url,
-            "AUTOPOIESIS_SCOPE": SCOPE,
-            "AUTOPOIESIS_ROUTER_PORT": str(free_port()),
-            "AUTOPOIESIS_ROUTER_POLICY": "least_requests",
-            "AUTOPOIESIS_ROUTER_NO_REPLICA_WAIT_S": "60",
-            "AUTOPOIESIS_PLANNER_STEP_S": str(step),
-            "AUTOPOIESIS_PLANNER_COOLDOWN_S": str(2 * arguments.bucket),
-            "AUTOPOIESIS_PLANNER_SILENCE_S": "30",
-            "AUTOPOIESIS_PLANNER_MODELS": json.dumps({MODEL: {"min_replicas": 1}}),
-        }
-        router = await _service(supervisor, "autopoiesis.router", env)
-        await _service(supervisor, "autopoiesis.router.planner", env)
-        bus = await Bus.connect(nats.url, name="live", inbox_prefix="_INBOX.worker")
+async def installed(
+    arguments: argparse.Namespace, control_plane: Mapping[str, Mapping[str, str]] | None = None
+) -> AsyncIterator[tuple[Bus, Running]]:
+    """NATS, a router and a planner; with `control_plane`, settings by service, also what writes policies, in mode auto."""
+    settings = Settings.load(
+        *SECTIONS, env={}, flags={"scope": SCOPE, "mode": "auto" if control_plane else "advise"}
+    )
+    objectives = {
+        "AUTOPOIESIS_SLO_CLASSES": msgspec.json.encode(SLO.classes).decode(),
+        "AUTOPOIESIS_SLO_DEFAULT": SLO.default,
+    }
+    planner = {
+        "STEP_S": arguments.bucket / 3,
+        "COOLDOWN_S": 2 * arguments.bucket,
+        "WINDOW_S": 5 * arguments.bucket,
+        "SILENCE_S": 30,
+        "MODELS": json.dumps({MODEL: {"min_replicas": 1}}),
+    }
+    shape = Shape(
+        workers=(),
+        control_plane=control_plane is not None,
+        planner=True,
+        env=objectives,
+        service_env={
+            "router": {
+                "AUTOPOIESIS_ROUTER_PORT": "0",
+                "AUTOPOIESIS_ROUTER_POLICY": ROUTING,
+                "AUTOPOIESIS_ROUTER_NO_REPLICA_WAIT_S": "60",
+            },
+            "router.planner": {f"AUTOPOIESIS_PLANNER_{key}": str(value) for key, value in planner.items()},
+            **(control_plane or {}),
+        },
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Installation(Path(folder), settings, shape, progress=lambda what: None) as installation,
+    ):
+        running = await asyncio.to_thread(installation.start)
+        bus = await Bus.connect(running.nats, name="live", inbox_prefix="_INBOX.worker")
         await bus.ensure_streams()
         try:
-            yield bus, str(router["http"])
+            yield bus, running
         finally:
             await bus.close()
-
-
-async def _service(supervisor: Supervisor, module: str, env: dict[str, str]) -> dict[str, Any]:
-    argv = [sys.executable, "-m", module]
-    child = await asyncio.to_thread(supervisor.start, module, argv, env=env, ready="notify", timeout=60.0)
-    return dict(child.ready or {})
 
 
 async def activate(bus: Bus, source: str) -> None:
@@ -170,9 +217,15 @@ async def traffic(
         at = draw.expovariate(arguments.rate)
         while at < end:
             await asyncio.sleep(max(0.0, at - run.now))
-            prompt, output = phases[min(PHASES - 1, int(at / end * PHASES))]
+            prompt, output = lengths_at(at / end, phases)
             group.create_task(_ask(client, run, prompt, output))
             at += draw.expovariate(arguments.rate)
+
+
+def lengths_at(share: float, phases: list[list[int]]) -> tuple[int, int]:
+    """Prompt and output tokens of a request that arrives after that share of the run."""
+    prompt, output = phases[min(PHASES - 1, int(share * PHASES))]
+    return prompt, output
 
 
 async def _ask(client: httpx.AsyncClient, run: Run, prompt: int, output: int) -> None:
@@ -191,29 +244,44 @@ async def _ask(client: httpx.AsyncClient, run: Run, prompt: int, output: int) ->
     run.answers.append({"at_s": at, "took_s": run.now - at, "status": status, "output_tokens": output})
 
 
+async def serve(
+    arguments: argparse.Namespace,
+    schedule: list[int],
+    phases: list[list[int]],
+    bus: Bus,
+    url: str,
+    *,
+    run: Run | None = None,
+) -> Run:
+    """The whole schedule, under whatever plan policy is in force."""
+    responders = await Responders.start(bus, "live", coalesce=0)
+    run = run or Run()
+    await bus.subscribe(HEARTBEAT, run.beat)
+    await bus.subscribe(REQUEST_TELEMETRY, run.ended)
+    await bus.consume(PLAN_CHANGED, "live", run.plan)
+    machines = Machines(bus, responders, run, load_s=arguments.bucket)
+    await machines.resize(schedule[0])
+    await run.ready.wait()
+    run.started = time.monotonic()
+    asking = asyncio.create_task(traffic(url, run, phases, arguments, len(schedule)))
+    while (bucket := int(run.now / arguments.bucket)) < len(schedule):
+        if schedule[bucket] != run.gpus:
+            await machines.resize(schedule[bucket])
+        run.sample()
+        await asyncio.sleep(SAMPLE_S)
+    await asking
+    await asyncio.wait_for(run.told(), PATIENCE_S)
+    await machines.stop()
+    await responders.close()
+    return run
+
+
 async def live(
     arguments: argparse.Namespace, schedule: list[int], phases: list[list[int]], source: str
 ) -> Run:
-    async with installation(arguments) as (bus, url):
-        responders = await Responders.start(bus, "live", coalesce=0)
-        run = Run()
-        await bus.subscribe(HEARTBEAT, run.beat)
-        await bus.consume(PLAN_CHANGED, "live", run.plan)
-        machines = Machines(bus, responders, run, load_s=arguments.bucket)
-        await machines.resize(schedule[0])
+    async with installed(arguments) as (bus, running):
         await activate(bus, source)
-        await run.ready.wait()
-        run.started = time.monotonic()
-        asking = asyncio.create_task(traffic(url, run, phases, arguments, len(schedule)))
-        while (bucket := int(run.now / arguments.bucket)) < len(schedule):
-            if schedule[bucket] != run.gpus:
-                await machines.resize(schedule[bucket])
-            run.sample()
-            await asyncio.sleep(SAMPLE_S)
-        await asking
-        await machines.stop()
-        await responders.close()
-    return run
+        return await serve(arguments, schedule, phases, bus, running.router)
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -224,12 +292,24 @@ def summary(run: Run) -> dict[str, Any]:
         "requests": len(run.answers),
         "finished": len(done),
         "failed_by_status": Counter(answer["status"] for answer in run.answers if answer["status"] != 200),
+        "goodput_per_s": sum(map(_met, run.records)) / max(s["at_s"] for s in run.samples),
+        "attainment": sum(map(_met, run.records)) / max(1, len(run.answers)),
         "seconds_per_token_mean": fmean(took) if took else None,
         "seconds_per_token_p95": quantiles(took, n=20)[-1] if len(took) > 1 else None,
         "tokens_per_s": sum(a["output_tokens"] for a in done) / max(s["at_s"] for s in run.samples),
         "plan_changes": len(run.plans),
         "gpus_serving_share": sum(sample["serving_gpus"] for sample in run.samples) / max(1, there),
     }
+
+
+def _met(record: RequestRecord) -> bool:
+    return met(
+        record.ttft_s,
+        record.tpot_s,
+        ttft_slo_s=record.ttft_slo_s,
+        tpot_slo_s=record.tpot_slo_s,
+        finished=record.outcome == "finished",
+    )
 
 
 def picture(run: Run, path: Path, title: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from autopoiesis.contracts.messages.policy import Judgement
 from autopoiesis.contracts.messages.trace import Drifted
 from autopoiesis.contracts.subjects import DRIFTED, EVALUATED, REJECTED, Subject
-from autopoiesis.policy.api import KINDS
 from autopoiesis.policy.jail import Jail, JailError, Limits
 from autopoiesis.runtime.bus import Bus, Delivered, Retry
 from autopoiesis.runtime.errors import OperatorError
@@ -101,7 +100,7 @@ async def main(settings: Settings, service: Service) -> None:
     )
     service.on_exit(bus.drain)
     await bus.ensure_streams()
-    lanes = [Lane(kind, settings, bus, store, jail, model) for kind in KINDS]
+    lanes = [Lane(kind, settings, bus, store, jail, model) for kind in own.kinds]
     for lane in lanes:
         service.spawn(lane.run(), name=f"{lane.kind} cycles")
         await lane.start()

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from autopoiesis.contracts.messages.policy import Kind
+from autopoiesis.policy.api import KINDS
 from autopoiesis.runtime.settings import Secret, Section
 from autopoiesis.synthesizer.budget import Limits
 
@@ -15,6 +16,8 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Of health and metrics; 0 takes a free one."""
+    kinds: tuple[Kind, ...] = KINDS
+    """Of policies that are searched."""
     cycle_s: float = 60.0
     """Seconds that one cycle may take, from a snapshot to its proposals."""
     candidates: int = 400
