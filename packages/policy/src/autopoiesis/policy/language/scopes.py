@@ -18,13 +18,16 @@ _COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.Generator
 
 def check_scopes(function: ast.FunctionDef, problems: Problems, around: frozenset[str] = frozenset()) -> None:
     """Note such reads in `function` and in what is nested in it; `around` are the names of the functions it is in."""
+    here = list(_here(function.body))
+    bound = _assigned(here)
     parameters = {argument.arg for argument in function.args.args}
-    own = set(_bound(function.body))
-    augmented = {name for name, set_here in _assigned(function).items() if not set_here}
-    _Reads((own & around | augmented) - parameters, around, problems).block(function.body, frozenset())
-    for node in _here(function.body):
+    augmented = {name for name, otherwise in bound.items() if not otherwise}
+    doubtful = (bound.keys() & around | augmented) - parameters
+    if doubtful:
+        _Reads(doubtful, around, problems).block(function.body, frozenset())
+    for node in here:
         if isinstance(node, ast.FunctionDef):
-            check_scopes(node, problems, around | own | parameters)
+            check_scopes(node, problems, around | bound.keys() | parameters)
 
 
 class _Reads:
@@ -100,15 +103,16 @@ def _bound(nodes: Sequence[ast.AST]) -> Iterator[str]:
             yield node.name
 
 
-def _assigned(function: ast.FunctionDef) -> dict[str, bool]:
-    """The names that `function` binds, and whether anything but an augmented assignment does."""
+def _assigned(here: list[ast.AST]) -> dict[str, bool]:
+    """The names that a function's own nodes bind, and whether anything but an augmented assignment does."""
     found: dict[str, bool] = {}
-    augmented = {id(node.target) for node in _here(function.body) if isinstance(node, ast.AugAssign)}
-    for node in _here(function.body):
-        if isinstance(node, ast.FunctionDef):
+    augmented = {id(node.target) for node in here if isinstance(node, ast.AugAssign)}
+    for node in here:
+        if isinstance(node, ast.Name):
+            if isinstance(node.ctx, ast.Store):
+                found[node.id] = found.get(node.id, False) or id(node) not in augmented
+        elif isinstance(node, ast.FunctionDef):
             found[node.name] = True
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found[node.id] = found.get(node.id, False) or id(node) not in augmented
     return found
 
 
