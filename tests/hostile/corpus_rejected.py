@@ -180,6 +180,8 @@ STATEMENTS = {
 }
 
 STATE = {
+    "counter around a nested function": "n = 0\ndef f():\n    n += 1\n    return n\nf()\nreturn HOLD",
+    "best around a nested function": "best = 0\ndef f(x):\n    if x > best:\n        best = x\nf(1)\nreturn HOLD",
     "store in a view": "request.seq = 1\nreturn HOLD",
     "store in a replica": "replicas[0].waiting = 0\nreturn HOLD",
     "store in a context": "ctx.now = 0.0\nreturn HOLD",
