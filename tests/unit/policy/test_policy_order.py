@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from autopoiesis.policy import library
 
 SCRIPT = Path(__file__).with_name("hash_seeds.py")
-GROWN = 40
+GROWN = 24
 ROUTE = """\
 LABELS = {"H100", "L40S", "L4", "A100", "B200"}
 def prioritize(request, ctx):
@@ -93,7 +93,7 @@ def sources() -> list[str]:
 
 
 def test_hash_seeds_decide_nothing(sources: list[str]) -> None:
-    first, *others = (decided(sources, seed) for seed in ("0", "1", "20", "4000000000"))
+    first, *others = (decided(sources, seed) for seed in ("0", "1", "4000000000"))
     for other in others:
         for source, one, two in zip(sources, first, other, strict=True):
             assert one == two, source

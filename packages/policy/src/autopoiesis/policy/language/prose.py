@@ -47,6 +47,7 @@ NOTES: Final = """\
 - Sets are for `in` and `len`: they cannot be iterated, because their order differs from run to run. `dict` keys keep theirs.
 - `sum` adds numbers from left to right, on every Python version. `int` takes numbers, not text.
 - Of equal keys `min` and `max` take the first, and `sorted` keeps the order.
+- A name that is only ever augmented, as in `total += x` without a `total = 0`, has no first value and is refused.
 - Defaults of parameters are literals. `is` compares with `None`, booleans, `HOLD` and `REJECT` only.
 
 **One-shot values.** `enumerate`, `zip`, `reversed`, `d.items()`, `d.keys()`, `d.values()` and generator expressions are consumed where they
