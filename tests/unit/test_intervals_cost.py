@@ -72,6 +72,13 @@ def test_more_work_never_takes_less_time(size, tp, batch, prompt, output, sharde
         assert more >= base * (1 - 1e-12)
 
 
+@given(sizes, st.sampled_from((1, 4, 8)), counts, st.integers(1, 4000), st.integers(1, 4000))
+def test_latency_is_prefill_and_decode(size, tp, batch, prompt, output):
+    cost, view = CostModel(), model(size, 1, prompt, output)
+    parts = cost.prefill_time(view, H100, tp, batch) + cost.decode_time(view, H100, tp, batch)
+    assert cost.latency(view, H100, tp, batch) == pytest.approx(parts)
+
+
 @given(sizes, st.integers(1, 64), st.integers(0, 600), st.integers(1, 300), st.sampled_from((1, 2, 8)))
 def test_the_sum_over_decode_steps_is_that_of_single_steps(size, batch, prompt, output, tp):
     shape = shape_of(model(size))
