@@ -49,6 +49,11 @@ vllm:num_requests_waiting{model_name="mock"} 0
 vllm:kv_cache_usage_perc{model_name="mock"} 0.1
 vllm:cache_config_info{block_size="16",num_gpu_blocks="25000"} 1
 """
+WHOLE: Final = _JSON % (len(_WHOLE), _WHOLE)
+"""An answer as it is on the wire; of a stream `HEAD`, events of tokens and `END`."""
+HEAD: Final = _EVENTS + _FIRST
+TOKEN_EVENTS: Final = _TOKEN
+END: Final = _LAST + _COUNTS + _DONE
 _PLAIN: Final = {
     b"/health": b"",
     b"/v1/models": b'{"object":"list","data":[{"id":"mock","object":"model","owned_by":"mock"}]}',

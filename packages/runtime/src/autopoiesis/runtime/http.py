@@ -26,7 +26,7 @@ BODY_S: Final = 60
 _OFFER: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 
 
-class _Cork:
+class Cork:
     """Gathers writes of all connections until the loop has run what is ready.
 
     An answer's head and body are two writes, and so are two chunks that came together; each costs a system call and often
@@ -50,7 +50,7 @@ class _Corked:
 
     __slots__ = ("_cork", "_pieces", "_transport")
 
-    def __init__(self, transport: asyncio.Transport, cork: _Cork) -> None:
+    def __init__(self, transport: asyncio.Transport, cork: Cork) -> None:
         self._transport = transport
         self._cork = cork
         self._pieces: list[bytes] = []
@@ -92,7 +92,7 @@ class Connection(HttpToolsProtocol):
     Instead of a timer for each request, the server calls `tick` once a second.
     """
 
-    def __init__(self, *arguments: Any, cork: _Cork, **options: Any) -> None:
+    def __init__(self, *arguments: Any, cork: Cork, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._cork = cork
         self._in_head = False
@@ -242,7 +242,7 @@ class HttpServer:
         listener = _listen(host, port)
         config = uvicorn.Config(
             app,
-            http=cast("Any", partial(connection, cork=_Cork(asyncio.get_running_loop()))),
+            http=cast("Any", partial(connection, cork=Cork(asyncio.get_running_loop()))),
             ws="none",
             lifespan=options.pop("lifespan", "off"),
             log_config=None,
