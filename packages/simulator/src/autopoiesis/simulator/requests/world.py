@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -92,8 +93,7 @@ class World:
         self._holds = [router.holding for router in self._routers]
         self._wakes = [math.inf] * settings.routers
         self._heap: list[tuple[float, int, int, Any]] = []
-        self._sequence = 0
-        self._sent = _SENDS_FIRST
+        self._order, self._order_of_sends = count(), count(_SENDS_FIRST)
         self._open = len(prepared)
         self._faults: dict[str, int] = {}
         self._limit = math.inf
@@ -162,7 +162,7 @@ class World:
         first, started, tokens = rows.first, rows.started, rows.tokens
         ids, away, routers, router = self._ids, self._away, self._routers, self._prepared.router
         self._limit = limit = (times[-1] if times else 0.0) + self._settings.drain_s
-        now = self._now
+        now, order = self._now, self._order
         self._next_root(0)
         row: Any
         while self._open:
@@ -175,10 +175,10 @@ class World:
             if kind == _ENGINE:
                 if what.due != now:
                     continue
-                for row, _, count, finished, began in what.replica.advance(now):
+                for row, _, more, finished, began in what.replica.advance(now):
                     if row < 0 or row in away:
                         continue
-                    tokens[row] += count
+                    tokens[row] += more
                     if first[row] != first[row]:
                         first[row] = now
                         started[row] = began
@@ -189,7 +189,7 @@ class World:
                         self._finished(now, row)
                 what.due = due = what.replica.next_event
                 if due < math.inf:
-                    self._push(due, _ENGINE, what)
+                    heappush(heap, (due, next(order), _ENGINE, what))
                 else:
                     self._idle(now, what)
             elif kind == _DELIVER:
@@ -208,8 +208,7 @@ class World:
             heappush(self._heap, (times[place], _ROOTS_FIRST + place, _ROOT, place))
 
     def _push(self, at: float, kind: int, what: Any) -> None:
-        self._sequence += 1
-        heappush(self._heap, (at, self._sequence, kind, what))
+        heappush(self._heap, (at, next(self._order), kind, what))
 
     def _happen(self, now: float, kind: int, what: Any) -> None:
         if kind == _BEAT:
@@ -295,7 +294,7 @@ class World:
         self._under_way(now, router, send, row)
 
     def _under_way(self, now: float, router: int, action: ev.Send | ev.Abort, row: int) -> None:
-        self._sent = order = self._sent + 1
+        order = next(self._order_of_sends)
         heappush(self._heap, (now + self._latency_s, order, _DELIVER, (router, action, row)))
 
     def _refused(self, now: float, refuse: ev.Refuse) -> None:
