@@ -26,7 +26,7 @@ WaitFor = Callable[..., Awaitable[None]]
 
 @asynccontextmanager
 async def replicas(
-    nats_url: str, roles: Mapping[str, Role] | None = None, **engines: Engine
+    nats_url: str, roles: Mapping[str, Role] | None = None, /, **engines: Engine
 ) -> AsyncIterator[dict[str, ServedReplica]]:
     """Replicas by name, all of one worker; those without a role do everything."""
     served = {}
