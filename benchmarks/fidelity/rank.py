@@ -41,6 +41,7 @@ from cpu_fleet import FLEET_RUNNING, MODEL, CpuFleet
 from scipy.stats import kendalltau
 
 from autopoiesis.cli.load import LoadResult, run_load
+from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.simulator.api import SLO, Fleet, Trace, WorldSettings, capacity, evaluate_many, objectives
 from autopoiesis.simulator.calibrate import fit_affine
 from autopoiesis.simulator.engine import EngineConfig
@@ -271,9 +272,21 @@ async def rank(
                     seen = (await live(fleet, trace, calibrated.slo, number)).overall
                     measured[policy].append({"goodput": seen.met / seconds, "ttft": seen.ttft.p95})
                     tell(f"load {load:.0%}, run {repeat + 1} of {repeats}, {policy}: {seen.met} in time")
+            for name, beat in sorted(fleet.beats.items()):
+                tell(f"{name} now tells of {in_words(beat.step_model)}")
             print(f"\nload {load:.0%}: {len(trace)} requests, measured and simulated")
             result[f"{load:g}"] = compare(measured, simulate(calibrated, trace, POLICIES, seconds))
         return result
+
+
+def in_words(steps: StepModel | None) -> str:
+    """What live predictions rest on; one that is far from the others explains a policy that trusted it."""
+    if steps is None:
+        return "no step model"
+    return (
+        f"steps of {steps.base_s * 1e3:.1f} ms + {steps.prefill_token_s * 1e3:.3f} ms/prompt token"
+        f" + {steps.kv_token_s * 1e6:.3f} us/KV token + {steps.sequence_s * 1e3:.2f} ms/sequence"
+    )
 
 
 def print_calibration(found: Calibrated, most: float) -> None:
