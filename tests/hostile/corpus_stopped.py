@@ -1,10 +1,24 @@
 """Programs that verify, and that must be stopped by fuel or a guard before they cost much. Bodies of `route`, as before."""
 
+from textwrap import indent
+
 DAG = "t = (1.5,)\nfor i in range(60):\n    t = (t, t)\n"
 DAG_TWICE = DAG + "u = (1.5,)\nfor i in range(60):\n    u = (u, u)\n"
 DEEP = "t = ()\nfor i in range(8000):\n    t = (t,)\n"
 
+
+def _nested(items: str, depth: int) -> str:
+    """Loops in loops over `items`."""
+    lines = [f"{'    ' * level}for x{level} in {items}:" for level in range(depth)]
+    return "\n".join([*lines, "    " * depth + "pass"])
+
+
 TIME = {
+    "nested constant loops": _nested("range(10)", 12),
+    "nested constant tables": "T = (1, 2, 3, 4)\ndef route(request, replicas, ctx):\n"
+    + indent(_nested("enumerate(T)", 16), "    "),
+    "constant loops in a helper": "def route(request, replicas, ctx):\n    for r in range(9):\n        a()\ndef a():\n"
+    + indent(_nested("zip((1, 2, 3), (4, 5, 6))", 14), "    "),
     "endless while": "while True:\n    pass",
     "endless while with continue": "while True:\n    continue",
     "endless while in a test": "while len(replicas) >= 0:\n    x = 1",

@@ -297,3 +297,21 @@ def test_a_constant_costs_what_it_holds_however_often_that_is_the_same() -> None
 @pytest.mark.parametrize("shape", ["[{0}, {0}]", '{{"a": {0}, "b": ({0}, {0})}}'])
 def test_what_cannot_be_changed_any_more_is_not_gone_through_again(shape: str) -> None:
     assert compile_policy(sharing(shape), "dispatch").route(*state(1)) == Assign(0)
+
+
+def test_short_loops_of_known_length_belong_to_the_code_around_them() -> None:
+    """Paid for where control enters the block, so reached or not, ended early or not, they cost the same."""
+
+    def fuel(items: str, seq: int) -> int:
+        body = f"if request.seq > 1:\n    return HOLD\nfor x in {items}:\n    if x > request.seq:\n        break\nreturn HOLD"
+        policy = compile_policy(routing(body, "W = (0, 1, 2)"), "dispatch")
+        request, fleet, context = state(1)
+        request.seq = seq
+        policy.route(request, fleet, context)
+        return policy.fuel_used
+
+    for items in ("W", "range(3)", "(0, 1, 2)", "reversed(W)"):
+        assert fuel(items, 0) == fuel(items, 1) == fuel(items, 2)
+    step = fuel("range(3)", 0) - fuel("range(2)", 0)
+    assert step == fuel("range(4)", 0) - fuel("range(3)", 0) > 0
+    assert fuel("range(300)", 2) < fuel("range(3)", 2) < fuel("range(300)", 0)
