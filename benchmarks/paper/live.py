@@ -213,7 +213,11 @@ async def traffic(
     """Requests by a seeded Poisson process until the schedule ends; waits for their answers."""
     draw = random.Random(arguments.seed)
     end = buckets * arguments.bucket
-    async with httpx.AsyncClient(base_url=url, timeout=600.0) as client, asyncio.TaskGroup() as group:
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=600.0, limits=limits) as client,
+        asyncio.TaskGroup() as group,
+    ):
         at = draw.expovariate(arguments.rate)
         while at < end:
             await asyncio.sleep(max(0.0, at - run.now))

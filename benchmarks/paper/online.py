@@ -6,7 +6,8 @@
     python benchmarks/paper/online.py --arm warm --base-url URL       the same, with what `online` had found as seeds
     python benchmarks/paper/online.py --report [--json FILE]    the comparison of what has run
 
-`--replay` in place of `--base-url` answers from the recording (completions.jsonl), without a model. Everything is real but engines
+`--replay` in place of `--base-url` answers from the recording of `rehearse.py` (completions.jsonl), without a model: the policies
+in it were written for a simulated snapshot of this run's first half, before the run. Everything is real but engines
 and models: NATS, PostgreSQL, router, planner, observer, synthesizer, evaluator. The run is that of `live.py`: GPUs go from 24 to 64
 and back to 43, the requests' lengths change three times. Each arm takes 40 buckets of `--bucket` seconds and lands in online/.
 `gain_net` is goodput over the whole run of `online` over the better frozen arm, less one: what was served while nothing better was
@@ -37,6 +38,7 @@ from autopoiesis.contracts.subjects import EVALUATED, PROMOTED, REJECTED, ROLLED
 from autopoiesis.policy import library
 from autopoiesis.policy.language import policy_hash
 from autopoiesis.runtime.bus import Delivered
+from autopoiesis.simulator import report
 from autopoiesis.simulator.api import Fleet, evaluate
 from autopoiesis.simulator.requests.planning import Planning
 from autopoiesis.simulator.workload import Trace
@@ -76,34 +78,41 @@ def ranked(
     given: argparse.Namespace, figures: Mapping[str, Any], sources: Mapping[str, str]
 ) -> list[tuple[float, str]]:
     """Policies by attainment on this very run in the simulator, best first: hindsight, to the good of those that are frozen."""
-    draw, bucket = random.Random(given.seed), given.bucket
+    trace = trace_of(given, figures)
+    found = [(rehearsal(given, figures, trace, text).attainment(), name) for name, text in sources.items()]
+    return sorted(found, reverse=True)
+
+
+def trace_of(given: argparse.Namespace, figures: Mapping[str, Any]) -> Trace:
+    """The arrivals of the run, as `live.traffic` draws them."""
+    draw = random.Random(given.seed)
     schedule, phases = schedule_of(given, figures)
-    end, rows, at = len(schedule) * bucket, [], draw.expovariate(given.rate)
+    end, rows, at = len(schedule) * given.bucket, [], draw.expovariate(given.rate)
     while at < end:
         rows.append((at, *lengths_at(at / end, phases)))
         at += draw.expovariate(given.rate)
     arrival, prompt, output = (np.array(column) for column in zip(*rows, strict=True))
-    trace = Trace.of("live", arrival, prompt, output)
-    changes = [
-        (number * bucket, {GPU: gpus})
-        for number, gpus in enumerate(schedule)
-        if gpus != schedule[max(0, number - 1)]
-    ]
-    found = []
-    for name, source in sources.items():
-        planning = Planning(
-            policy=source,
-            gpus={GPU: schedule[0]},
-            changes=changes,
-            step_s=bucket / 3,
-            window_s=5 * bucket,
-            cooldown_s=2 * bucket,
-            start_s=bucket,
-        )
-        fleet = Fleet.parse(f"{schedule[0] // 8}x{GPU}/tp8", SIMULATED)
-        report = evaluate(ROUTING, trace, fleet, SLO, planning=planning, model=SIMULATED)
-        found.append((report.runs[0].attainment(), name))
-    return sorted(found, reverse=True)
+    return Trace.of("live", arrival, prompt, output)
+
+
+def rehearsal(given: argparse.Namespace, figures: Mapping[str, Any], trace: Trace, source: str) -> report.Run:
+    """The run in the simulator under one plan policy."""
+    bucket, (schedule, _) = given.bucket, schedule_of(given, figures)
+    planning = Planning(
+        policy=source,
+        gpus={GPU: schedule[0]},
+        changes=[
+            (number * bucket, {GPU: gpus})
+            for number, gpus in enumerate(schedule)
+            if gpus != schedule[max(0, number - 1)]
+        ],
+        step_s=bucket / 3,
+        window_s=5 * bucket,
+        cooldown_s=2 * bucket,
+        start_s=bucket,
+    )
+    fleet = Fleet.parse(f"{schedule[0] // 8}x{GPU}/tp8", SIMULATED)
+    return evaluate(ROUTING, trace, fleet, SLO, planning=planning, model=SIMULATED).runs[0]
 
 
 def schedule_of(given: argparse.Namespace, figures: Mapping[str, Any]) -> tuple[list[int], list[list[int]]]:
@@ -279,7 +288,7 @@ def run_arm(given: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     (FOLDER / f"{given.arm}.json").write_text(json.dumps(kept_json, indent=1) + "\n")
 
 
-def report(path: Path | None) -> None:
+def compare(path: Path | None) -> None:
     """Every arm that has run, and what was gained."""
     found = {
         arm: json.loads((FOLDER / f"{arm}.json").read_text())
@@ -331,7 +340,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--case", choices=("MAF1", "MAF2"), default="MAF1")
     parser.add_argument("--bucket", type=float, default=6.0, help="seconds of one bucket of the schedule")
     parser.add_argument("--buckets", type=int, default=40)
-    parser.add_argument("--rate", type=float, default=12.0, help="requests per second")
+    parser.add_argument("--rate", type=float, default=16.0, help="requests per second")
     parser.add_argument("--cycle", type=float, default=0.0, help="seconds of one search; 0: five buckets")
     parser.add_argument("--calls", type=int, default=12, help="of the model, per search")
     parser.add_argument("--ask", type=int, default=4, help="questions open at the same time")
@@ -345,7 +354,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.arm:
         run_arm(given, json.loads((given.data / "traces.json").read_text()))
     if given.report or given.arm:
-        report(given.json)
+        compare(given.json)
     return 0
 
 
