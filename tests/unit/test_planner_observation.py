@@ -7,7 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from autopoiesis.contracts.messages.fleet import DesiredReplica, DesiredState, Heartbeat, ModelBounds, NodeInventory
+from autopoiesis.contracts.messages.fleet import (
+    DesiredReplica,
+    DesiredState,
+    Heartbeat,
+    ModelBounds,
+    NodeInventory,
+)
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.contracts.messages.telemetry import RequestRecord
 from autopoiesis.policy import library
