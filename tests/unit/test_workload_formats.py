@@ -167,7 +167,21 @@ CHAT = {
     "output_length": 5,
     "hash_ids": [1, 2],
 }
-WRONG: tuple[object, ...] = (None, "x", -1, 0.5, 10**30, float("inf"), True, [], {}, [[1]], [["a", 1]], [[1, 10**12]], {"t": "x"})
+WRONG: tuple[object, ...] = (
+    None,
+    "x",
+    -1,
+    0.5,
+    10**30,
+    float("inf"),
+    True,
+    [],
+    {},
+    [[1]],
+    [["a", 1]],
+    [[1, 10**12]],
+    {"t": "x"},
+)
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
