@@ -233,10 +233,11 @@ def lengths_at(share: float, phases: list[list[int]]) -> tuple[int, int]:
 
 
 async def _ask(client: httpx.AsyncClient, run: Run, prompt: int, output: int) -> None:
+    """Its prompt begins like no other: what prefix caches hold does not help."""
     at = run.now
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": "word" * prompt}],
+        "messages": [{"role": "user", "content": f"{at:.6f} {'word' * prompt}"}],
         "max_tokens": output,
         "simulate": {"output_tokens": output},
     }
