@@ -33,23 +33,29 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def apart(
-    vllm_python: str, checkpoints: dict[str, str], supervisor: embedded.Supervisor, shared_folder: Path
+    vllm_python: str,
+    checkpoints: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_folder: Path,
 ) -> Iterator[World]:
-    nats = embedded.start_nats(supervisor, supervisor.data_dir / "nats-apart")
+    """Servers of its own: routers of other tests must not hear of these replicas."""
     connector = {
         "kv_connector": "ExampleConnector",
         "kv_connector_extra_config": {"shared_storage_path": str(shared_folder)},
     }
-    with installation(
-        supervisor,
-        nats,
-        "pd",
-        WORKER_REPLICAS="1xCPU:prefill + 1xCPU:decode",
-        VLLM_PYTHON=vllm_python,
-        VLLM_ARGS=ARGUMENTS + " --no-enable-prefix-caching",
-        VLLM_CHECKPOINTS=json.dumps(checkpoints),
-        VLLM_KV_TRANSFER=json.dumps(connector),
-    ) as running:
+    with (
+        embedded.Supervisor(tmp_path_factory.mktemp("apart")) as supervisor,
+        installation(
+            supervisor,
+            embedded.start_nats(supervisor, supervisor.data_dir / "nats"),
+            "pd",
+            WORKER_REPLICAS="1xCPU:prefill + 1xCPU:decode",
+            VLLM_PYTHON=vllm_python,
+            VLLM_ARGS=ARGUMENTS + " --no-enable-prefix-caching",
+            VLLM_CHECKPOINTS=json.dumps(checkpoints),
+            VLLM_KV_TRANSFER=json.dumps(connector),
+        ) as running,
+    ):
         yield running
 
 
