@@ -257,7 +257,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, default=DATA, help="folder with the paper's traces.json and figure7.json"
     )
     parser.add_argument("--base-url", default="", help="an OpenAI-compatible endpoint")
-    parser.add_argument("--model", default="mailbox")
+    parser.add_argument("--model", default="unnamed", help="its name at the endpoint")
     parser.add_argument("--timeout", type=float, default=7200.0, help="seconds to wait for one answer")
     parser.add_argument(
         "--proposals", type=int, default=48, help="questions, repairs of invalid answers among them"

@@ -335,7 +335,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--base-url", default="", help="an OpenAI-compatible endpoint; without one the offline mutator writes"
     )
-    parser.add_argument("--model", default="mailbox")
+    parser.add_argument("--model", default="unnamed")
     parser.add_argument("--replay", action="store_true")
     parser.add_argument("--case", choices=("MAF1", "MAF2"), default="MAF1")
     parser.add_argument("--bucket", type=float, default=6.0, help="seconds of one bucket of the schedule")

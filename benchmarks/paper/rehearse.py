@@ -150,7 +150,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base-url", required=True)
-    parser.add_argument("--model", default="mailbox")
+    parser.add_argument("--model", default="unnamed")
     parser.add_argument("--calls", type=int, default=18)
     parser.add_argument("--ask", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=900.0, help="of the whole search")
