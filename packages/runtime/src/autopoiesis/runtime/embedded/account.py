@@ -10,6 +10,11 @@ from pathlib import Path
 from autopoiesis.runtime.errors import OperatorError
 
 ACCOUNTS = ("postgres", "nobody")
+THROUGH_CLOSED_PARENTS = (
+    "--securebits=+no_setuid_fixup",  # else access(2) looks without capabilities, and PostgreSQL looks for its programs with that
+    "--inh-caps=+dac_override",
+    "--ambient-caps=+dac_override",
+)
 
 
 class AccountError(OperatorError):
@@ -42,7 +47,7 @@ def unprivileged(program: Path, directory: Path) -> list[str]:
         "--pdeathsig=KILL",
     ]
     failure = ""
-    for extra in ([], ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]):
+    for extra in ((), THROUGH_CLOSED_PARENTS):
         prefix = [*identity, *extra]
         failure = _attempt([*prefix, str(program), "--version"]) or _attempt([*prefix, "ls", str(directory)])
         if not failure:
