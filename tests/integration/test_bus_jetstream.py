@@ -381,6 +381,20 @@ async def test_only_new_messages(bus: Bus, wait_for: WaitFor) -> None:
     assert seen == ["2"]
 
 
+async def test_a_reader_that_keeps_its_state_in_memory_begins_anew(bus: Bus, wait_for: WaitFor) -> None:
+    await store(bus, 1)
+    await store(bus, 2)
+    for _ in range(2):
+        seen: list[str] = []
+
+        async def handle(item: Delivered[Drifted], seen: list[str] = seen) -> None:
+            seen.append(item.message.feature)
+
+        consumer = await bus.consume(DRIFTED, "reader", handle, since_s=60.0)
+        await wait_for(lambda seen=seen: seen == ["1", "2"])
+        await consumer.cancel()
+
+
 async def test_the_trace_goes_along_with_events(
     bus: Bus, wait_for: WaitFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

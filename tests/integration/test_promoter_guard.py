@@ -156,12 +156,22 @@ def records(
     ]
 
 
-async def publish(bus: Bus, items: list[RequestRecord]) -> None:
+async def publish(bus: Bus, items: list[RequestRecord], *, name: str) -> None:
     for number, first in enumerate(range(0, len(items), 20)):
         batch = RequestBatch(
             router="r", incarnation="1", batch=number, records=tuple(items[first : first + 20])
         )
-        await bus.publish_event(REQUEST_TELEMETRY, batch, msg_id=f"{items[0].epoch}-{number}", router="r")
+        await bus.publish_event(REQUEST_TELEMETRY, batch, msg_id=f"{name}-{number}", router="r")
+
+
+async def counted(bus: Bus, wait_for: WaitFor) -> None:
+    """Wait until the guard has seen all telemetry that was published."""
+
+    async def handled() -> bool:
+        info = await bus.client.jetstream().consumer_info("telemetry", "evaluator-guard-requests")
+        return (info.num_pending, info.num_ack_pending) == (0, 0)
+
+    await wait_for(handled)
 
 
 @pytest.mark.usefixtures("running")
@@ -173,17 +183,33 @@ async def test_a_loss_of_attainment_is_rolled_back(
 ) -> None:
     old, new = await promote(store, "old", "new")
     at = new.at_unix_s
-    await publish(bus, records(old.epoch, at - 90, at, attained=0.95))
-    await publish(bus, records(new.epoch, at, at + 120, attained=attained))
+    await publish(bus, records(old.epoch, at - 90, at, attained=0.95), name="before")
+    await publish(bus, records(new.epoch, at, at + 120, attained=attained), name="after")
 
-    async def handled() -> bool:
-        info = await bus.client.jetstream().consumer_info("telemetry", "evaluator-guard-requests")
-        return (info.num_pending, info.num_ack_pending) == (0, 0)
-
-    await wait_for(handled)
+    await counted(bus, wait_for)
     assert await in_force(store) == final
     newest = (await operations.history(store, SCOPE, "dispatch"))[0].activation
     assert ("attainment fell by 3" in newest.cause) == (final == "old")
+
+
+async def test_a_new_leader_knows_what_the_one_before_it_had_counted(
+    store: Store, bus: Bus, wait_for: WaitFor
+) -> None:
+    old, new = await promote(store, "old", "new")
+    at = new.at_unix_s
+    parts = [
+        records(old.epoch, at - 90, at, attained=0.95) + records(new.epoch, at, at + 20, attained=0.6),
+        records(new.epoch, at + 20, at + 120, attained=0.6),
+    ]
+    for number, part in enumerate(parts):
+        one = promoter(store, bus)
+        task = asyncio.create_task(one.run())
+        await wait_for(lambda one=one: one.leading)
+        await publish(bus, part, name=f"part-{number}")
+        await counted(bus, wait_for)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await in_force(store) == ("new", "old")[number]
 
 
 async def test_only_mode_auto_rolls_back(store: Store, bus: Bus, wait_for: WaitFor) -> None:

@@ -29,7 +29,16 @@ class Guard:
         self._store = store
         self._settings = settings
         self._configured: Mode = configured
-        self._attainment = Attainment(keep_s=3 * settings.guard_window_s + settings.guard_settle_s)
+        self.memory_s = 3 * settings.guard_window_s + settings.guard_settle_s
+        """Seconds of telemetry that a comparison may need."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all that was counted; `memory_s` of telemetry from before now are to follow, and whoever led before drops out.
+
+        Looks are taken by the clock of the data, so that the same ones are taken at the same records again.
+        """
+        self._attainment = Attainment(keep_s=self.memory_s)
         self._checked = float("-inf")
         self._looked: dict[int, int] = {}
         """Epoch to the last look taken."""

@@ -47,8 +47,12 @@ class Promoter:
         async with AsyncExitStack() as stack:
             faults = await self._bus.consume(FAULTED, "evaluator-guard-faults", self._guard.on_fault)
             stack.push_async_callback(faults.cancel)
+            self._guard.begin()
             requests = await self._bus.consume(
-                REQUEST_TELEMETRY, "evaluator-guard-requests", self._guard.on_requests, only_new=True
+                REQUEST_TELEMETRY,
+                "evaluator-guard-requests",
+                self._guard.on_requests,
+                since_s=self._guard.memory_s,
             )
             stack.push_async_callback(requests.cancel)
             self.leading = True

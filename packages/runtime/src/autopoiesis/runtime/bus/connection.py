@@ -298,6 +298,7 @@ class Bus:
         backoff: Sequence[float] = (1.0, 5.0, 30.0),
         manual_ack: bool = False,
         only_new: bool = False,
+        since_s: float | None = None,
         tokens: Mapping[str, str] | None = None,
     ) -> Consumer[M]:
         """Handle a stream's messages, at least once each, by a durable pull consumer that all replicas of a service share.
@@ -305,7 +306,9 @@ class Bus:
         The handler's return acknowledges; `Retry(delay)` or another exception has the message delivered again after
         `backoff` (seconds, by delivery), `Terminate` never again, and so does the `max_deliver`-th failure. Handlers
         longer than `ack_wait` are fine: held messages are extended. With `manual_ack` the handler's owner calls
-        ``delivered.ack()``, perhaps much later. Undecodable messages are terminated, logged and counted.
+        ``delivered.ack()``, perhaps much later. Undecodable messages are terminated, logged and counted. A new consumer
+        begins with all that the stream holds, or with what comes after it (`only_new`). With `since_s` it begins anew at every
+        call, with what was published so many seconds ago, whatever was acknowledged before: for state kept in memory.
         """
         wanted = (subjects,) if isinstance(subjects, Subject) else tuple(subjects)
         consumer = Consumer(
@@ -320,6 +323,7 @@ class Bus:
             backoff=tuple(backoff),
             manual_ack=manual_ack,
             only_new=only_new,
+            since_s=since_s,
             filters=tuple(subject.wildcard(**(tokens or {})) for subject in wanted),
         )
         await consumer.start()

@@ -1,13 +1,16 @@
 """A durable pull consumer that keeps itself alive."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import nats.errors
+import nats.js.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -63,6 +66,7 @@ class Consumer(Generic[M]):
         backoff: tuple[float, ...],
         manual_ack: bool,
         only_new: bool,
+        since_s: float | None,
         filters: tuple[str, ...],
     ) -> None:
         streams = {subject.stream.name for subject in subjects if subject.stream is not None}
@@ -83,12 +87,14 @@ class Consumer(Generic[M]):
         self._max_deliver = max_deliver
         self._backoff = backoff
         self._manual = manual_ack
+        self._anew = since_s is not None
         self._config = ConsumerConfig(
             durable_name=durable,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=ack_wait,
             max_ack_pending=max(1000, 4 * batch),
-            deliver_policy=DeliverPolicy.NEW if only_new else DeliverPolicy.ALL,
+            deliver_policy=_where_to_begin(only_new, since_s),
+            opt_start_time=None if since_s is None else datetime.now(UTC) - timedelta(seconds=since_s),
             filter_subject=filters[0] if len(filters) == 1 else None,
             filter_subjects=list(filters) if len(filters) > 1 else None,
         )
@@ -170,7 +176,12 @@ class Consumer(Generic[M]):
     async def _create(self) -> None:
         if not self._bus.connected:
             raise DisconnectedError("not connected to NATS")
-        await self._bus.client.jetstream().add_consumer(self.stream, self._config)
+        js = self._bus.client.jetstream()
+        if self._anew:
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                await js.delete_consumer(self.stream, self.durable)
+            self._anew = False
+        await js.add_consumer(self.stream, self._config)
         self.created.set()
 
     async def _request(self, count: int) -> None:
@@ -292,6 +303,12 @@ class Consumer(Generic[M]):
             if self._bus.connected:
                 for item in list(self._held.values()):
                     await item.in_progress()
+
+
+def _where_to_begin(only_new: bool, since_s: float | None) -> DeliverPolicy:
+    if since_s is not None:
+        return DeliverPolicy.BY_START_TIME
+    return DeliverPolicy.NEW if only_new else DeliverPolicy.ALL
 
 
 def _matches(pattern: str, name: str) -> bool:
