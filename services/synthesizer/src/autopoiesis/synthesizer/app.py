@@ -93,6 +93,8 @@ async def main(settings: Settings, service: Service) -> None:
         "candidates from %s",
         f"{llm.model} at {llm.base_url}, and the mutator" if model else "the offline mutator",
     )
+    if model is not None and not (llm.prompt_price or llm.completion_price):
+        log.info("llm.prompt_price and llm.completion_price are 0: calls and tokens are bound, money is not")
     bus = await Bus.open(
         settings[BusSettings],
         "synthesizer",

@@ -3,6 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
 
 from autopoiesis.contracts.messages.policy import Kind
 from autopoiesis.contracts.messages.trace import SnapshotReady
@@ -10,13 +13,14 @@ from autopoiesis.policy.jail import Jail
 from autopoiesis.simulator.workload.snapshot import read_snapshot
 from autopoiesis.simulator.workload.window import Window
 from autopoiesis.store import BlobStore, Store
+from autopoiesis.synthesizer import metrics
 from autopoiesis.synthesizer.budget import Budget
 from autopoiesis.synthesizer.candidates import Scored
 from autopoiesis.synthesizer.evolution import Evolution
 from autopoiesis.synthesizer.fitness import Bounds
 from autopoiesis.synthesizer.llm import LanguageModel
 from autopoiesis.synthesizer.memory import Memory, cycle_name
-from autopoiesis.synthesizer.proposers.llm import LlmProposer
+from autopoiesis.synthesizer.proposers.llm import Call, LlmProposer
 from autopoiesis.synthesizer.proposers.mutator import Mutator
 from autopoiesis.synthesizer.replay import FailedReplayError, Replays, newest
 from autopoiesis.synthesizer.scoring import Plan, WindowScorer
@@ -24,6 +28,8 @@ from autopoiesis.synthesizer.settings import SynthesizerSettings
 from autopoiesis.synthesizer.situation import situation_of, situation_of_plans
 
 log = logging.getLogger(__name__)
+
+DAY: Final = timedelta(days=1)
 
 
 class Cycle:
@@ -47,7 +53,7 @@ class Cycle:
         self._search = settings.of(kind)
         self.budget = Budget(self._search.limits)
         self._routers = Memory(store, ready.scope, "dispatch")
-        self._blobs, self._jail, self._model = blobs, jail, model
+        self._store, self._blobs, self._jail, self._model = store, blobs, jail, model
         self._evolution: Evolution | None = None
         self._proposed: set[str] = set()
 
@@ -95,6 +101,8 @@ class Cycle:
         if self.ready.cause == "drift":
             await self._propose(evolution, 1)
         model = self._model
+        if model is not None:
+            await self._bound_the_day()
         asking = [self._llm(model, evolution) for _ in range(settings.ask)] if model else []
         await evolution.run([Mutator()], asking)
         await self._propose(evolution, settings.propose)
@@ -107,9 +115,11 @@ class Cycle:
         await self.memory.propose(winners, self.ready, self.name, first_rank=len(self._proposed))
         self._proposed |= {w.hash for w in winners}
         for winner in winners:
+            metrics.proposed(self._kind, winner.origin)
             log.info("synthesizer: proposes %s (%s, fitness %.3f): %s", winner.hash[:12], winner.origin, winner.fitness, winner.title[:100])  # fmt: skip
 
     async def _remember(self, evolution: Evolution) -> None:
+        metrics.ended(self._kind, self.budget)
         scored = evolution.archive.ranked()
         best_shipped = max((s.fitness for s in evolution.finished() if s.origin == "library"), default=1.0)
         await self.memory.archive(
@@ -132,9 +142,25 @@ class Cycle:
         )
 
     def _llm(self, model: LanguageModel, evolution: Evolution) -> LlmProposer:
-        return LlmProposer(
-            model, self.budget, lambda call: self.memory.record(call, self.name), failures=evolution.failures
-        )
+        return LlmProposer(model, self.budget, self._record, failures=evolution.failures)
+
+    async def _record(self, call: Call) -> None:
+        metrics.called(call)
+        await self.memory.record(call, self.name)
+
+    async def _bound_the_day(self) -> None:
+        """Let this cycle spend no more than is left of the last 24 hours' money."""
+        async with self._store.begin() as unit:
+            spent = await unit.completions.spent(last=DAY)
+        left = max(0.0, self._settings.cost_per_day - spent.cost)
+        limits = self.budget.limits
+        if left < limits.cost:
+            log.warning(
+                "synthesizer: %.2f of synthesizer.cost_per_day (%.2f) are left; what they do not pay for, the mutator writes",
+                left,
+                self._settings.cost_per_day,
+            )
+            self.budget.limits = replace(limits, cost=left)
 
     def _window(self) -> Window:
         snapshot = read_snapshot(self._blobs.get(self.ready.snapshot))

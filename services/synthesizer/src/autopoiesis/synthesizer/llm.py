@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 import openai
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
 
 from autopoiesis.synthesizer.settings import LlmSettings
 
@@ -92,18 +92,32 @@ class LanguageModel:
             ) from error
         except openai.OpenAIError as error:
             raise LlmError(f"{self.settings.model} at {self.settings.base_url}: {error}") from error
-        text = (reply.choices[0].message.content or "") if reply.choices else ""
-        prompt = (
-            reply.usage.prompt_tokens
-            if reply.usage
-            else self.worst_case(messages)[0] - self.settings.max_tokens
-        )
-        completion = (
-            reply.usage.completion_tokens if reply.usage else len(text.encode()) // BYTES_PER_TOKEN + 1
-        )
-        return Answer(
-            text, reply.model, prompt, completion, self._cost(prompt, completion), time.monotonic() - started
-        )
+        except ValueError as error:
+            raise LlmError(
+                f"{self.settings.model} at {self.settings.base_url} sent no JSON: {error}"
+            ) from error
+        return self._answer(messages, reply, time.monotonic() - started)
+
+    def _answer(self, messages: Sequence[Mapping[str, str]], reply: object, duration_s: float) -> Answer:
+        """What the client let pass need not be a completion: it checks no types. Raises LlmError."""
+        try:
+            completion = cast(ChatCompletion, reply)
+            text = completion.choices[0].message.content or ""
+            usage = completion.usage
+            if not isinstance(text, str):
+                raise TypeError(f"content is a {type(text).__name__}")
+            if usage is None:
+                prompt = self.worst_case(messages)[0] - self.settings.max_tokens
+                generated = len(text.encode()) // BYTES_PER_TOKEN + 1
+            else:
+                prompt, generated = int(usage.prompt_tokens), int(usage.completion_tokens)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise LlmError(
+                f"{self.settings.model} at {self.settings.base_url} answered with something else than a chat completion"
+                f" ({error}): {str(reply)[:200]!r}"
+            ) from error
+        model = str(completion.model or self.name)
+        return Answer(text, model, prompt, generated, self._cost(prompt, generated), duration_s)
 
     async def close(self) -> None:
         await self._client.close()

@@ -28,6 +28,8 @@ class SynthesizerSettings(Section, frozen=True, kw_only=True):
     """Prompt and completion tokens per cycle."""
     cost: float = 1.0
     """Money per cycle, by the prices under `llm`."""
+    cost_per_day: float = 10.0
+    """Money in any 24 hours, over all scopes and kinds; looked at when a cycle begins."""
     ask: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Questions to the language model that are open at the same time."""
     propose: int = 3

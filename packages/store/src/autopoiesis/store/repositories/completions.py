@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,8 +39,8 @@ class Completions:
             await self._session.scalars(select(Completion).order_by(Completion.id.desc()).limit(limit))
         ).all()
 
-    async def spent(self, *, cycle: str | None = None) -> Spent:
-        """Sums over one cycle, or over all."""
+    async def spent(self, *, cycle: str | None = None, last: timedelta | None = None) -> Spent:
+        """Sums over one cycle, or over all; with `last` only over what is not older."""
         statement = select(
             func.count(),
             func.coalesce(func.sum(Completion.prompt_tokens), 0),
@@ -48,5 +49,7 @@ class Completions:
         )
         if cycle is not None:
             statement = statement.where(Completion.cycle == cycle)
+        if last is not None:
+            statement = statement.where(Completion.created >= func.now() - last)
         calls, prompt, completion, cost = (await self._session.execute(statement)).one()
         return Spent(calls, prompt, completion, cost)
