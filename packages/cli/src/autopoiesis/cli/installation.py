@@ -50,6 +50,9 @@ class Running(msgspec.Struct, kw_only=True):
     database: str = ""
     """Of the operator's role."""
     services: dict[str, int] = {}
+    """Name to process id of those that run."""
+    restarts: dict[str, int] = {}
+    """Name of every service to how often it had to be started again."""
     admin_token: str = ""
     """Of the router, where it wants one."""
 
@@ -84,6 +87,7 @@ class Installation:
         self._progress = progress
         self.supervisor = Supervisor(self.data_dir)
         self._secrets = Secrets(self.data_dir / "secrets.json")
+        self._remembered = b""
 
     def __enter__(self) -> Self:
         return self
@@ -103,11 +107,22 @@ class Installation:
             except BaseException:
                 self.supervisor.stop()  # or the pool would wait for what is still starting
                 raise
-        self._remember()
+        self.remember()
         return self.running
 
     def pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self.supervisor.children.items() if child.pid is not None}
+
+    def remember(self) -> None:
+        """Write down what runs, for other commands; again whenever a process may have been restarted."""
+        children = self.supervisor.children
+        self.running.services = self.pids()
+        self.running.restarts = {name: child.restarts for name, child in children.items()}
+        written = msgspec.json.format(msgspec.json.encode(self.running))
+        if written == self._remembered:
+            return
+        _write_privately(self.data_dir / RUN_FILE, written)
+        self._remembered = written
 
     def _start_all(self, pool: ThreadPoolExecutor) -> None:
         self._start_nats()
@@ -229,12 +244,6 @@ class Installation:
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
-    def _remember(self) -> None:
-        self.running.services = self.pids()
-        path = self.data_dir / RUN_FILE
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self.running)))
-
 
 class Secrets:
     """Random secrets by name, made once and kept in a file that only we can read."""
@@ -248,11 +257,16 @@ class Secrets:
         with self._mutex:
             if name not in self._known:
                 self._known[name] = secrets.token_urlsafe(24)
-                with os.fdopen(
-                    os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
-                ) as file:
-                    json.dump(self._known, file)
+                _write_privately(self._path, json.dumps(self._known).encode())
             return self._known[name]
+
+
+def _write_privately(path: Path, data: bytes) -> None:
+    """Whole or not at all, whoever reads at the same time and however full the disk is; nobody else may read it."""
+    fresh = path.with_name(f".{path.name}.new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+    fresh.replace(path)
 
 
 def found(data_dir: Path) -> Running | None:

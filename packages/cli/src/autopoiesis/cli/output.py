@@ -8,7 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+WIDTH_OF_FILES = 200
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough to be searched where there is none."""
+    made = Console()
+    return made if made.is_terminal else Console(width=WIDTH_OF_FILES)
+
+
+console = _console()
 progress = Console(stderr=True)
 """Progress and notes go to stderr, so that `--json` on stdout stays parseable."""
 

@@ -8,7 +8,7 @@ from autopoiesis.observer.settings import ObserverSettings
 from autopoiesis.router.planner.settings import PlannerSettings
 from autopoiesis.router.settings import RouterSettings
 from autopoiesis.runtime.settings import Section
-from autopoiesis.synthesizer.settings import SynthesizerSettings
+from autopoiesis.synthesizer.settings import LlmSettings, SynthesizerSettings
 from autopoiesis.worker.settings import VllmSettings, WorkerSettings
 
 
@@ -32,5 +32,6 @@ SECTIONS: tuple[type[Section], ...] = (
     VllmSettings,
     ObserverSettings,
     SynthesizerSettings,
+    LlmSettings,
     EvaluatorSettings,
 )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopoiesis.contracts.messages.policy import Activation, Kind
-from autopoiesis.store import promotion
+from autopoiesis.store import models, promotion
 from autopoiesis.store.engine import Store
 from autopoiesis.store.models import Control, Evaluation, Policy
 from autopoiesis.store.repositories.activations import Standing
@@ -20,6 +20,23 @@ class Shown:
     """Newest first."""
     in_force: Sequence[Standing]
     """Where it is active now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """One line of the history: what came into force, and the judgement it rests on (none for operators' actions)."""
+
+    activation: models.Activation
+    policy: Policy
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One policy and the last judgement of it, if any."""
+
+    policy: Policy
+    evaluation: Evaluation | None
 
 
 async def promote(store: Store, scope: str, kind: Kind, prefix: str, cause: str) -> Activation:
@@ -60,10 +77,14 @@ async def modes(store: Store) -> Sequence[Control]:
         return await unit.controls.all()
 
 
-async def policies(store: Store, *, kind: Kind | None = None, limit: int = 50) -> Sequence[Policy]:
-    """Newest first."""
+async def policies(
+    store: Store, *, kind: Kind | None = None, judged: bool = False, limit: int = 50
+) -> Sequence[Listed]:
+    """Newest first; with `judged` only those that an evaluator spoke on."""
     async with store.begin() as unit:
-        return await unit.policies.recent(kind=kind, limit=limit)
+        found = await unit.policies.recent(kind=kind, judged=judged, limit=limit)
+        evaluations = await unit.evaluations.newest([policy.hash for policy in found])
+    return [Listed(policy, evaluations.get(policy.hash)) for policy in found]
 
 
 async def in_force(store: Store) -> Sequence[Standing]:
@@ -72,10 +93,15 @@ async def in_force(store: Store) -> Sequence[Standing]:
         return await unit.activations.in_force()
 
 
-async def history(store: Store, scope: str, kind: Kind, *, limit: int = 50) -> Sequence[Standing]:
-    """Activations, newest first."""
+async def history(
+    store: Store, scope: str | None = None, kind: Kind | None = None, *, limit: int = 50
+) -> Sequence[Entered]:
+    """What came into force and why, newest first; None stands for every scope or kind."""
     async with store.begin() as unit:
-        return await unit.activations.history(scope, kind, limit=limit)
+        standings = await unit.activations.history(scope, kind, limit=limit)
+        rests_on = [number for s in standings if (number := s.activation.evaluation) is not None]
+        evaluations = await unit.evaluations.by_id(rests_on)
+    return [Entered(s.activation, s.policy, evaluations.get(s.activation.evaluation or 0)) for s in standings]
 
 
 async def show(store: Store, prefix: str) -> Shown:

@@ -23,6 +23,8 @@ from autopoiesis.runtime.embedded.nats import find_nats_server
 from autopoiesis.runtime.embedded.postgres import find_postgres
 from autopoiesis.runtime.settings import BusSettings, Settings
 from autopoiesis.store import Store, StoreError
+from autopoiesis.synthesizer.settings import LlmSettings
+from autopoiesis.worker.settings import WorkerSettings
 
 NATS_PORT = 4222
 MIN_NATS = (2, 11)
@@ -49,14 +51,20 @@ def doctor(
 ) -> int:
     """Check versions, binaries, ports, NATS, PostgreSQL, disk and attached servers. Exits 1 if something is wrong."""
     settings = common.settings(*SECTIONS)
-    urls = [*(attach or ()), *(url for worker in settings[UpSettings].workers for url in worker.attach)]
+    router, worker, llm = settings[RouterSettings], settings[WorkerSettings], settings[LlmSettings]
+    by_worker = [*worker.attach, *(url for item in settings[UpSettings].workers for url in item.attach)]
     findings = [
         *_machine(common),
         *_router_port(common, settings),
         _nats(common, settings),
         _database(common),
     ]
-    findings += [_attached(url) for url in urls]
+    findings += [
+        _server(url, "router.attach_key", router.attach_key) for url in (*(attach or ()), *router.attach)
+    ]
+    findings += [_server(url, "worker.attach_key", worker.attach_key) for url in by_worker]
+    if llm.configured:
+        findings.append(_server(llm.base_url, "llm.key", llm.key, check="language model", model=llm.model))
     if common.json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -203,20 +211,22 @@ def _database(common: Common) -> Finding:
     return Finding("PostgreSQL", True, "reachable")
 
 
-def _attached(url: str) -> Finding:
+def _server(url: str, setting: str, key: str, *, check: str = "attached server", model: str = "") -> Finding:
+    """Whether an OpenAI-compatible server answers, and lists `model` if one is named. `setting` is where its key belongs."""
     target = f"{url.rstrip('/').removesuffix('/v1')}/v1/models"
+    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        answer = httpx.get(target, timeout=5.0)
+        answer = httpx.get(target, timeout=5.0, headers=headers)
         answer.raise_for_status()
-        names = ", ".join(str(model["id"]) for model in answer.json()["data"])
+        names = [str(item["id"]) for item in answer.json()["data"]]
     except httpx.HTTPStatusError as error:
         code = error.response.status_code
-        hint = (
-            "set worker.api_key" if code in (401, 403) else "check that this is an OpenAI-compatible server"
-        )
-        return Finding("attached server", False, f"{target}: HTTP {code}", hint)
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        return Finding(
-            "attached server", False, f"{target}: {error}", "check the URL, and that the server has started"
-        )
-    return Finding("attached server", True, f"{url} serves {names}")
+        refused = f"{'correct' if key else 'set'} {setting}"
+        hint = refused if code in (401, 403) else "check that this is an OpenAI-compatible server"
+        return Finding(check, False, f"{target}: HTTP {code}", hint)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        return Finding(check, False, f"{target}: {error}", "check the URL, and that the server has started")
+    serves = f"{url} serves {', '.join(names) or 'nothing'}"
+    if model and model not in names:
+        return Finding(check, False, serves, f"name one of them in llm.model; it is {model!r}")
+    return Finding(check, True, serves)

@@ -6,7 +6,7 @@ from typing import Annotated
 import httpx
 from cyclopts import App, Parameter
 
-from autopoiesis.cli.commands.policy_read import diff, list_, show
+from autopoiesis.cli.commands.policy_read import diff, history, list_, show
 from autopoiesis.cli.commands.policy_run import run
 from autopoiesis.cli.context import COMMON, Common
 from autopoiesis.cli.output import CommandError, console, print_json
@@ -20,6 +20,7 @@ from autopoiesis.store import Store, operations
 app = App(help="List, read, compare, verify, run, activate and pin policies.")
 app.command(run)
 app.command(list_, name="list")
+app.command(history)
 app.command(show)
 app.command(diff)
 

@@ -31,6 +31,7 @@ def status(*, common: Common = COMMON) -> int:
                 "scope": running.scope,
                 "router": state,
                 "services": running.services,
+                "restarts": running.restarts,
                 "url": running.router,
             }
         )
@@ -43,7 +44,11 @@ def status(*, common: Common = COMMON) -> int:
     console.print(f"requests: {state['in_flight']} in flight; queued: {queued}\n", highlight=False)
     console.print(_replicas(state["fleet"]))
     console.print()
-    console.print(table("services", ("service", "pid"), running.services.items()))
+    services = [
+        (name, running.services.get(name, "[red]does not run[/red]"), count or "")
+        for name, count in running.restarts.items()
+    ]
+    console.print(table("services", ("service", "pid", "restarts"), services))
     return 0 if ready.is_success else 1
 
 

@@ -14,6 +14,9 @@ from autopoiesis.cli.sections import SECTIONS, UpSettings
 from autopoiesis.router.settings import RouterSettings
 from autopoiesis.runtime.settings import CONFIG_VARIABLE
 
+LOOK_S = 1.0
+"""Seconds between looks at which processes were restarted."""
+
 
 def up(
     *,
@@ -75,6 +78,7 @@ def up(
             console.print(
                 f"mode {running.mode}, scope {running.scope}; logs in {common.data}/logs; Ctrl-C stops everything"
             )
-        stop.wait()
+        while not stop.wait(LOOK_S):
+            installation.remember()
         progress.print("stopping")
     return 0

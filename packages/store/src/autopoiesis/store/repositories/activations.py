@@ -52,10 +52,14 @@ class Activations:
         statement = _standing().join(Active, Active.epoch == Activation.epoch).order_by(Activation.epoch)
         return [Standing(activation, policy) for activation, policy in await self._session.execute(statement)]
 
-    async def history(self, scope: str, kind: Kind, *, limit: int = 50) -> Sequence[Standing]:
-        """Newest first."""
-        statement = _standing().where(Activation.scope == scope, Activation.kind == kind)
-        rows = await self._session.execute(statement.order_by(Activation.epoch.desc()).limit(limit))
+    async def history(self, scope: str | None, kind: Kind | None, *, limit: int = 50) -> Sequence[Standing]:
+        """Newest first; None stands for every scope or kind."""
+        statement = _standing().order_by(Activation.epoch.desc()).limit(limit)
+        if scope is not None:
+            statement = statement.where(Activation.scope == scope)
+        if kind is not None:
+            statement = statement.where(Activation.kind == kind)
+        rows = await self._session.execute(statement)
         return [Standing(activation, policy) for activation, policy in rows]
 
     async def activate(

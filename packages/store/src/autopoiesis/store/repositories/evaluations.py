@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy import func, select
@@ -56,6 +56,21 @@ class Evaluations:
         """All judgements of one candidate, newest first."""
         statement = select(Evaluation).where(Evaluation.candidate == candidate).order_by(Evaluation.id.desc())
         return (await self._session.scalars(statement)).all()
+
+    async def by_id(self, ids: Collection[int]) -> dict[int, Evaluation]:
+        """Judgements by their ids."""
+        rows = await self._session.scalars(select(Evaluation).where(Evaluation.id.in_(ids)))
+        return {row.id: row for row in rows}
+
+    async def newest(self, candidates: Collection[str]) -> dict[str, Evaluation]:
+        """The last judgement of each candidate, by its hash; those never judged are left out."""
+        statement = (
+            select(Evaluation)
+            .where(Evaluation.candidate.in_(candidates))
+            .distinct(Evaluation.candidate)
+            .order_by(Evaluation.candidate, Evaluation.id.desc())
+        )
+        return {row.candidate: row for row in await self._session.scalars(statement)}
 
     async def recent(
         self, scope: str, kind: Kind, *, cycle: str | None = None, limit: int = 50

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from autopoiesis.contracts.messages.policy import Kind, Origin
 from autopoiesis.store.errors import NotFoundError
-from autopoiesis.store.models import Policy
+from autopoiesis.store.models import Evaluation, Policy
 
 
 class Policies:
@@ -58,9 +58,13 @@ class Policies:
         """Those of `hashes` that are kept."""
         return set(await self._session.scalars(select(Policy.hash).where(Policy.hash.in_(hashes))))
 
-    async def recent(self, *, kind: Kind | None = None, limit: int = 50) -> Sequence[Policy]:
-        """Newest first."""
+    async def recent(
+        self, *, kind: Kind | None = None, judged: bool = False, limit: int = 50
+    ) -> Sequence[Policy]:
+        """Newest first; with `judged` only those that an evaluator spoke on."""
         statement = select(Policy).order_by(Policy.created.desc(), Policy.hash).limit(limit)
         if kind is not None:
             statement = statement.where(Policy.kind == kind)
+        if judged:
+            statement = statement.where(Policy.hash.in_(select(Evaluation.candidate)))
         return (await self._session.scalars(statement)).all()
