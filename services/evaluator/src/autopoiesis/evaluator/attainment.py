@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from autopoiesis.contracts.messages.telemetry import RequestRecord
-from autopoiesis.contracts.slo import met
 from autopoiesis.evaluator.comparison import Bin
 
 BIN_S = 2.0
@@ -32,7 +31,7 @@ class Attainment:
                 continue
             item = self._bins[record.scope, record.epoch][math.floor(record.arrival_unix_s / BIN_S)]
             item.requests += 1
-            item.met += _met(record)
+            item.met += record.met
             item.tokens += record.prompt_tokens + record.output_tokens
         self._forget()
 
@@ -49,13 +48,3 @@ class Attainment:
                 del bins[number]
             if not bins:
                 del self._bins[key]
-
-
-def _met(record: RequestRecord) -> bool:
-    return met(
-        record.ttft_s,
-        record.tpot_s,
-        ttft_slo_s=record.ttft_slo_s,
-        tpot_slo_s=record.tpot_slo_s,
-        finished=record.outcome == "finished",
-    )

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from autopoiesis.contracts.subjects import (
     Subject,
     slug,
 )
+from autopoiesis.observer import metrics
 from autopoiesis.observer.catalogue import Catalogue
 from autopoiesis.observer.http import api
 from autopoiesis.observer.ingest import Ingest
@@ -69,7 +71,7 @@ class Observer:
         self.settings, self.bus, self.store = own, bus, store
         self.observatory = Observatory(own)
         self.requests: Ingest[RequestRecord] = self._ingest(
-            "requests", RequestRecord, "arrival_unix_s", self._of_requests, self.observatory.on_requests
+            "requests", RequestRecord, "arrival_unix_s", self._of_requests, self._on_requests
         )
         self.steps: Ingest[StepRow] = self._ingest(
             "steps", StepRow, "at_unix_s", lambda delivered: step_rows(delivered.message)
@@ -79,7 +81,7 @@ class Observer:
             EventRow,
             "at_unix_s",
             lambda d: event_row(d.subject, d.message),
-            self.observatory.on_events,
+            self._on_events,
         )
         self.fleet: Ingest[FleetRow] = self._ingest("fleet", FleetRow, "at_unix_s", _never)
         self.plans: Ingest[PlanRow] = self._ingest(
@@ -179,6 +181,7 @@ class Observer:
         await self.bus.publish_event(subject, message, msg_id=msg_id, timeout=PUBLISH_S, **tokens)
 
     async def _announce(self, drift: Drifted) -> None:
+        metrics.moved(drift)
         name = f"{drift.scope}:{drift.feature}:{drift.at_unix_s}"
         try:
             await self.bus.publish_event(DRIFTED, drift, msg_id=name, scope=slug(drift.scope))
@@ -187,6 +190,14 @@ class Observer:
 
     def _indexed(self, segment: Segment) -> None:
         self.catalogue.changed(segment)
+
+    def _on_requests(self, records: Sequence[RequestRecord]) -> None:
+        metrics.arrived(records)
+        self.observatory.on_requests(records)
+
+    def _on_events(self, rows: Sequence[EventRow]) -> None:
+        metrics.happened(rows)
+        self.observatory.on_events(rows)
 
     def _of_requests(self, delivered: Delivered[RequestBatch]) -> Batch[RequestRecord]:
         batch = delivered.message

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autopoiesis.contracts import slo
 from autopoiesis.contracts.messages.telemetry import RequestRecord
 
 ROW = np.dtype(
@@ -61,22 +60,15 @@ class RecentArrivals:
         return rows[np.argsort(rows["arrival_unix_s"], kind="stable")]
 
     def _row(self, record: RequestRecord) -> tuple[Any, ...]:
-        finished = record.outcome == "finished"
         return (
             record.arrival_unix_s,
             record.prompt_tokens,
             record.output_tokens,
             record.output_censored,
             self._classes.setdefault(record.klass, len(self._classes)),
-            finished,
+            record.outcome == "finished",
             record.outcome == "rejected",
-            slo.met(
-                record.ttft_s,
-                record.tpot_s,
-                ttft_slo_s=record.ttft_slo_s,
-                tpot_slo_s=record.tpot_slo_s,
-                finished=finished,
-            ),
+            record.met,
             record.fallback,
             np.nan if record.ttft_s is None else record.ttft_s,
             np.nan if record.tpot_s is None else record.tpot_s,

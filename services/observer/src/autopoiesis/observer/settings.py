@@ -36,8 +36,8 @@ class ObserverSettings(Section, frozen=True, kw_only=True):
     """Share of a window's time that everybody may read; the later rest is sealed."""
     settle_s: float = 10.0
     """Least age of the youngest arrival in a snapshot: it must have ended to be known."""
-    settle_most_s: float = 120.0
-    """Most age waited for, where answers take long; what runs longer is missing, and said to be."""
+    settle_most_s: float = 600.0
+    """Most age waited for, where answers take long (`router.request_timeout_s` ends them); what runs longer is missing."""
     keep_snapshots: int = 50
     """Snapshots kept per scope."""
     drift_block_s: float = 30.0

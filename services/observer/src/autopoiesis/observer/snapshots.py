@@ -13,6 +13,7 @@ from autopoiesis.contracts.messages.telemetry import RequestRecord
 from autopoiesis.contracts.messages.trace import SnapshotReady
 from autopoiesis.contracts.slo import Objectives
 from autopoiesis.contracts.subjects import SNAPSHOT, slug
+from autopoiesis.observer import metrics
 from autopoiesis.observer.calibration import by_gpu, calibrate
 from autopoiesis.observer.fleet import KEYFRAME_S
 from autopoiesis.observer.halves import Half, Material, half
@@ -165,13 +166,16 @@ class SnapshotMaker:
             cause=cause,
         )
         async with self._store.begin() as unit:
-            if await unit.snapshots.add(
+            is_new = await unit.snapshots.add(
                 ready, path=str(self._blobs.path(name)), sealed=sealed.data if sealed else None
-            ):
+            )
+            if is_new:
                 await unit.outbox.add(SNAPSHOT, ready, scope=slug(scope))
             gone = await unit.snapshots.prune(scope, keep=self._settings.keep_snapshots)
         for old in gone:
             await asyncio.to_thread(self._blobs.remove, old.hash)
+        if is_new:
+            metrics.kept(ready)
         log.info(
             "observer: snapshot %s of %s, %d + %d arrivals (%s)",
             name[:12],

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from autopoiesis.contracts import slo
+
 Outcome = Literal["finished", "rejected", "cancelled", "failed", "expired"]
 
 
@@ -51,6 +53,17 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fallback: bool = False
     """The built-in fallback decided."""
     fuel: int = 0
+
+    @property
+    def met(self) -> bool:
+        """Whether it met its objectives; what did not finish missed them."""
+        return slo.met(
+            self.ttft_s,
+            self.tpot_s,
+            ttft_slo_s=self.ttft_slo_s,
+            tpot_slo_s=self.tpot_slo_s,
+            finished=self.outcome == "finished",
+        )
 
 
 class RequestBatch(msgspec.Struct, frozen=True, kw_only=True):
