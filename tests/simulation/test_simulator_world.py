@@ -107,15 +107,31 @@ def test_policies_cannot_see_output_lengths_of_what_has_not_ended() -> None:
     assert seen[0] == seen[1]
 
 
-def test_routers_are_told_only_what_live_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[ev.Event] = []
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[ev.Event]:
+    """What routers are told, in order."""
+    events: list[ev.Event] = []
     handle = Dispatcher.handle
 
     def spy(self: Dispatcher, now: float, event: ev.Event) -> list[ev.Action]:
-        told.append(event)
+        events.append(event)
         return handle(self, now, event)
 
     monkeypatch.setattr(Dispatcher, "handle", spy)
+    return events
+
+
+def test_an_answer_that_reached_its_limit_may_have_been_cut_short(told: list[ev.Event]) -> None:
+    base = gen.poisson(5, 20, seed=2)
+    cut = np.arange(len(base)) % 2 == 1
+    evaluate(
+        "round_robin", replace(base, max_tokens=np.where(cut, base.output_tokens, 10_000)), "1xL40S", GOAL
+    )
+    natural = {int(event.request_id): event.natural for event in told if isinstance(event, ev.Ended)}
+    assert natural == dict(enumerate((~cut).tolist()))
+
+
+def test_routers_are_told_only_what_live_ones_are(told: list[ev.Event]) -> None:
     trace = gen.poisson(5, 20, seed=2)
     evaluate("least_requests", trace, "1xL40S", GOAL)
     ended = {e.request_id: i for i, e in enumerate(told) if isinstance(e, ev.Ended)}

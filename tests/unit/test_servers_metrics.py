@@ -93,3 +93,35 @@ def test_the_law_behind_noisy_observations_is_found() -> None:
     assert model.prefill_token_s == pytest.approx(prefill, rel=0.1)
     assert model.kv_token_s == pytest.approx(kv, rel=0.25)
     assert model.sequence_s >= 0
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_a_batch_that_is_always_full_does_not_let_the_model_run_away(noise: float) -> None:
+    """What each part of a step costs cannot be told then; what the step costs can."""
+    estimator, rng = StepEstimator(chunk_tokens=512), random.Random(1)
+    for step in range(3000):
+        prompt = rng.choice((64, 120, 256, 400)) if step % 4 == 0 else 0
+        decoding, tokens = 8 - (prompt > 0), rng.gauss(3600, 300)
+        seconds = (0.05 + 4e-4 * prompt + 0.002 * decoding) * rng.lognormvariate(0, noise)
+        if prompt:
+            estimator.first(seconds, prefill_tokens=prompt, kv_tokens=tokens, sequences=decoding)
+        else:
+            estimator.pause(seconds, kv_tokens=tokens, sequences=decoding)
+        if step > 500:
+            model = estimator.model
+            assert model is not None
+            assert model.base_s + 8 * model.sequence_s + 3600 * model.kv_token_s == pytest.approx(
+                0.066, rel=0.2
+            )
+            assert model.prefill_token_s == pytest.approx(4e-4, rel=0.3)
+
+
+def test_what_was_not_seen_for_long_keeps_its_cost_or_none() -> None:
+    estimator = StepEstimator()
+    for _ in range(ENOUGH_FIRSTS):
+        estimator.first(0.01 + 100 * 1e-4, prefill_tokens=100, kv_tokens=0, sequences=0)
+    for _ in range(200_000):
+        estimator.pause(0.011, kv_tokens=0, sequences=1)
+    model = estimator.model
+    assert model is not None
+    assert model.prefill_token_s <= 1.1e-4

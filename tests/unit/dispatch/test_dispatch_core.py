@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from dispatch_fakes import FakePolicy, activation, arrival, beat, dispatcher, least_inflight
+from dispatch_fakes import STEP, FakePolicy, activation, arrival, beat, dispatcher, least_inflight
 
 from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.contracts.messages.policy import Activation
@@ -194,6 +194,24 @@ def test_what_can_start_in_time_nowhere_is_refused_where_the_operator_wants_it()
     without = dispatcher(always(Assign(0)))
     fed(without, 0.0, beat("a", **busy))
     assert sends(without.handle(0.0, arrival("4", ttft_slo=1.0))), "nobody asked for it"
+
+
+def test_a_full_replica_has_room_as_soon_as_answers_end_that_are_cut_short() -> None:
+    predicted: list[float] = []
+
+    def look(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+        predicted.append(replicas[0].predicted_ttft)
+        return Assign(0)
+
+    core = dispatcher(FakePolicy(look))
+    core.handle(0.0, beat(max_running=8))
+    for number in range(500):
+        fed(
+            core, 0.0, arrival(f"{number}"), ev.Ended(request_id=f"{number}", output_tokens=20, natural=False)
+        )
+    fed(core, 0.5, beat(number=2, max_running=8, running=8, received={"r1": 500}), arrival())
+    step = STEP.base_s + 8 * STEP.sequence_s
+    assert predicted[-1] == pytest.approx(1.5 * step + 100 * STEP.prefill_token_s + 20 / 8 * step, rel=0.3)
 
 
 def test_rejects_stay_within_the_operators_share() -> None:

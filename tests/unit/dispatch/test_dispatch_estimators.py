@@ -77,6 +77,13 @@ def test_answers_cut_short_are_lower_bounds() -> None:
     assert lengths.expected("chat", 100) == pytest.approx(200, rel=0.15)
 
 
+def test_where_limits_end_every_answer_its_place_in_a_batch_is_taken_as_long_as_it_was() -> None:
+    lengths = OutputLengths(256.0)
+    for _ in range(2000):
+        lengths.observe("chat", 100, 25, natural=False)
+    assert lengths.mean == pytest.approx(25, rel=0.2)
+
+
 def test_a_level_without_ends_of_its_own_leans_on_the_coarser_one() -> None:
     lengths = OutputLengths(256.0)
     for _ in range(300):

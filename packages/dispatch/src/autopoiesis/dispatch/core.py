@@ -454,7 +454,7 @@ class Dispatcher:
             if self._kept.lengths:
                 lengths.observe(ticket.event.klass, ticket.prompt_tokens, tokens, natural)
             else:
-                lengths.observe_mean(tokens, natural)
+                lengths.observe_mean(tokens)
         if ticket.workflow:
             service = now - ticket.sent_at if finished else 0.0
             ticket.workflow.closed(ticket.seq, time_alone(ticket, tokens), service, finished)

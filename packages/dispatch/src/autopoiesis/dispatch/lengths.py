@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-PRIOR_WEIGHT = 8.0
+from typing import Final
+
+PRIOR_WEIGHT: Final = 8.0
 """Ends that a coarser level is worth in a finer one."""
-KEEP = 1 - 1 / 512
-OUTLIER = 8.0
+KEEP: Final = 1 - 1 / 512
+OUTLIER: Final = 8.0
 """One answer counts for at most this many times the mean."""
-BUCKETS = 24
-MAX_CLASSES = 64
+BUCKETS: Final = 24
+MAX_CLASSES: Final = 64
 
 
 class Level:
@@ -39,10 +41,11 @@ Path = tuple[Level, Level, Level]
 class OutputLengths:
     """Predictor of one model's output lengths, in tokens: all requests, then classes, then prompts by powers of two."""
 
-    __slots__ = ("_all", "_classes", "_prior")
+    __slots__ = ("_all", "_classes", "_prior", "_served")
 
     def __init__(self, prior: float) -> None:
         self._prior = prior
+        self._served = Level(prior)
         self._all = Level(prior)
         self._classes: dict[str, list[Path]] = {}
         self._path("", 0)
@@ -54,18 +57,22 @@ class OutputLengths:
 
     def observe(self, klass: str, prompt_tokens: int, tokens: int, natural: bool) -> None:
         """An answer ended; `natural` where nothing cut it short."""
+        self.observe_mean(tokens)
         mean = self._prior
         for level in self._path(klass, prompt_tokens):
             mean = level.observe(tokens, natural, mean)
 
-    def observe_mean(self, tokens: int, natural: bool) -> None:
+    def observe_mean(self, tokens: int) -> None:
         """The same, where nobody asks for `expected`."""
-        self._all.observe(tokens, natural, self._prior)
+        self._served.observe(tokens, True, self._prior)
 
     @property
     def mean(self) -> float:
-        """Over all classes."""
-        return self._all.mean
+        """Of answers as they came, whatever ended them: so many tokens long each holds its place in a batch.
+
+        Where limits end every answer, true lengths cannot be known, and their estimate grows without bound.
+        """
+        return self._served.mean
 
     def _path(self, klass: str, prompt_tokens: int) -> Path:
         """Prompts of 0, 1, 2-3, 4-7, ... tokens have levels of their own."""

@@ -402,8 +402,12 @@ class World:
         if self._rows.tokens[row] < output:
             self._tell(now, router, ev.Prefilled(self._ids[row]))
             return
-        request_id, prompt = self._ids[row], prepared.prompt[row]
-        ended = ev.Ended(request_id=request_id, prompt_tokens=prompt, output_tokens=output)
+        ended = ev.Ended(
+            request_id=self._ids[row],
+            prompt_tokens=prepared.prompt[row],
+            output_tokens=output,
+            natural=output < prepared.events[row].max_tokens,
+        )
         self._tell(now, router, ended)
         self._end(now, row, FINISHED)
 
