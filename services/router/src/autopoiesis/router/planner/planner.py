@@ -168,12 +168,15 @@ class Planner:
             log.warning("a monitoring step was not recorded", error=str(error))
 
     async def _ask(self, ctx: PlanContext) -> Decision | None:
+        """None where the policy broke, or where another one was activated meanwhile: that one is asked at the next step."""
+        asked = self.policies.epoch
         try:
             decision = await self._decider.decide(self.policies.source, ctx)
         except PlanFaultError as fault:
-            await self._fault(ctx, fault)
+            if self.policies.epoch == asked:
+                await self._fault(ctx, fault)
             return None
-        return decision
+        return decision if self.policies.epoch == asked else None
 
     async def _fault(self, ctx: PlanContext, fault: PlanFaultError) -> None:
         """The plan in force stays, and everybody who judges policies hears why."""
@@ -201,7 +204,7 @@ class Planner:
 
     async def _apply(self, after: Wanted, gpus: dict[str, int], decision: Decision) -> None:
         """Tell every node its part, then the history. Not if the lease has run out meanwhile."""
-        if not self.lease.held:
+        if not self.lease.held or self.lease.epoch != self._leading:
             log.warning("the lease ran out while the policy decided; its plan is dropped")
             return
         started, stopped = changes(self._wanted, after)
