@@ -24,6 +24,7 @@ KIND_OF = {
     "stable": "table2/stable",
     "elastic": "table3/",
     "spot": "fig7/SpotServe/",
+    "phased": "fig7/DistServe/",
 }
 """Cases by the kind of generated trace that they resemble."""
 FIRST_SEED = 1000
@@ -34,6 +35,15 @@ BOUNDED_TYPES = 3
 SHARDED, UNSHARDED = Assumptions(), Assumptions(shard_attention=False)
 """Table 3's serving time of full migration on the stable trace, 277.4 s by its tokens per second, needs attention that tensor
 parallelism does not divide; Table 2's need attention that it does."""
+
+
+PIPELINE = (
+    (
+        "a model's entries with role='prefill' and those with role='decode' are a pipeline: t_serve is the slower side's time "
+        "(toolkit.prefill_time and decode_time of its batch) plus one prompt's prefill; beside mixed entries they count for nothing"
+    ),
+)
+"""What a proposer has to know of roles beyond the interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +189,8 @@ def _figure7(figures: Mapping[str, Any], bars: Mapping[str, Any]) -> list[Case]:
         else:
             theirs, own = (_bar_row(row[side]) for side in ("baseline", "autopoiesis"))
             rival = Rival(system, source_of(policy), theirs, windows_s=[over for over, _ in row["baseline"]])
-        found.append(Case(f"fig7/{name}", make(figures, data), (rival,), own))
+        rules = PIPELINE if system == "DistServe" else ()
+        found.append(Case(f"fig7/{name}", make(figures, data), (rival,), own, rules=rules))
     return found
 
 

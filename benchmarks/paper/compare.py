@@ -13,12 +13,15 @@ from dataclasses import dataclass, field, replace
 from cases import EVOLVED, SHARDED, UNSHARDED, Case, Rival, bound_of, measured_rivals
 from measure import Bench
 
+from autopoiesis.simulator.intervals import Step, paper
 from autopoiesis.simulator.intervals.bound import Bound
 from autopoiesis.simulator.intervals.world import Decision, Outcome, PlanRejectedError
 
 NEAREST = {
     "table3/stable": ("table3/volatile",),
     "table3/volatile": ("table3/stable",),
+    "fig7/DistServe/ShareGPT": ("fig7/DistServe/LongBench",),
+    "fig7/DistServe/LongBench": ("fig7/DistServe/ShareGPT",),
     "fig7/SpotServe/MAF1": ("fig7/SpotServe/MAF2",),
     "fig7/SpotServe/MAF2": ("fig7/SpotServe/MAF1",),
     "table4/trace1": ("table4/trace2",),
@@ -107,10 +110,10 @@ def alternatives(case: Case) -> Sequence[tuple[str, Case]]:
     if case.key.startswith("table3"):
         return [("attention sharded by tensor parallelism", replace(case, assumptions=SHARDED))]
     if case.key.startswith("table2"):
-        other = {"H100": 16, "H200": 16} if case.key.endswith("volatile") else {"H100": 24, "H200": 24}
-        steps = tuple(type(step)(step.loads, dict(other)) for step in case.trace.steps)
+        other = paper.STABLE_CLUSTER if case.key.endswith("volatile") else paper.VOLATILE_CLUSTER
+        steps = tuple(Step(step.loads, dict(other)) for step in case.trace.steps)
         trace = replace(case.trace, name=f"{case.trace.name} on another cluster", steps=steps)
-        return [(f"{other['H100']} H100 + {other['H200']} H200", replace(case, trace=trace))]
+        return [(" + ".join(f"{count} {gpu}" for gpu, count in other.items()), replace(case, trace=trace))]
     return [("attention not sharded by tensor parallelism", replace(case, assumptions=UNSHARDED))]
 
 

@@ -6,8 +6,9 @@
 
 The first form asks any OpenAI-compatible endpoint, `--population` questions at a time. It keeps, in evolved/<case>/: completions.jsonl
 (answers by the hash of their prompt), runs.json (what each policy did and how long it took, by policy hash), winner.py and
-lineage.json. Interrupted, it goes on where it was; `--finish` ends it with the answers there are. `--replay` runs the same search from the recording alone, without a model, and
-fails if it comes to another winner. `--warm DIR` adds the best of an earlier run to the seeds.
+lineage.json. Interrupted, it goes on where it was; `--finish` ends it with the answers there are. `--replay` runs the same search
+from the recording alone, without a model, and fails if it comes to another winner. `--warm DIR` adds the best of an earlier run to
+the seeds.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _situation(case: Case, asked: Asked, bound: Bound | None) -> Situation:
         )
     if bound is not None:
         lines.append(
-            f"no policy, not even one that knows the future and plans in no time, takes less than {bound.total_s:.1f} s in all"
+            f"with mixed replicas no policy, not even one that knows the future and plans in no time, takes less than {bound.total_s:.1f} s in all"
         )
     return replace(known, workload=lines)
 
@@ -215,9 +216,15 @@ async def main(given: argparse.Namespace) -> int:
     recording = Recording(folder)
     warm = warm_sources(given.warm) if given.warm else ()
     asked = Asked(
-        given.proposals, given.population, given.islands, given.accounting, given.seed, seeds(case), warm
+        proposals=given.proposals,
+        population=given.population,
+        islands=given.islands,
+        accounting=given.accounting,
+        seed=given.seed,
+        seeds=seeds(case),
+        warm=warm,
+        unseen=given.unseen,
     )
-    asked = replace(asked, unseen=given.unseen)
     if given.replay:
         asked = Asked(**json.loads((folder / "lineage.json").read_text())["asked"])
         recorded = RecordedModel(recording.completions())
@@ -225,22 +232,21 @@ async def main(given: argparse.Namespace) -> int:
         report(evolution)
         print(f"{recorded.reworded} of {len(recording.completions())} prompts are worded otherwise by now")
         return replayed(folder, evolution)
+    live: LanguageModel | None = None
     if given.finish:
-        model: Model = RecordedModel(recording.completions())
         asked = replace(asked, proposals=len(recording.completions()))
-        with Jail((MODULE,), workers=given.jobs, limits=CANDIDATE) as jail:
-            evolution = await evolve(case, asked, model, recording, jail)
-        report(evolution)
-        keep(folder, evolution, asked)
-        return 0
-    settings = LlmSettings(
-        base_url=given.base_url, model=given.model, timeout_s=given.timeout, max_tokens=16_384
-    )
-    live = LanguageModel(settings)
-    model = RecordedModel(recording.completions(), otherwise=live)
+    else:
+        live = LanguageModel(
+            LlmSettings(
+                base_url=given.base_url, model=given.model, timeout_s=given.timeout, max_tokens=16_384
+            )
+        )
     with Jail((MODULE,), workers=given.jobs, limits=CANDIDATE) as jail:
-        evolution = await evolve(case, asked, model, recording, jail)
-    await live.close()
+        evolution = await evolve(
+            case, asked, RecordedModel(recording.completions(), otherwise=live), recording, jail
+        )
+    if live is not None:
+        await live.close()
     report(evolution)
     keep(folder, evolution, asked)
     return 0

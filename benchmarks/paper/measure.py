@@ -10,7 +10,7 @@ import msgspec
 from autopoiesis.policy.jail import Jail, JailError, Job, Limits
 from autopoiesis.simulator.intervals import Assumptions, CostModel, PlanTrace
 from autopoiesis.simulator.intervals.job import PlanJob, decided
-from autopoiesis.simulator.intervals.world import Accounting, Decision, Outcome, PlanRejectedError, account
+from autopoiesis.simulator.intervals.world import Decision, Outcome, PlanRejectedError, account
 
 MODULES = ("autopoiesis.simulator.intervals.job",)
 LIMITS = Limits(wall_s=900.0, cpu_s=600.0)
@@ -45,13 +45,7 @@ class Bench:
         return self._done[key]
 
     def outcome(
-        self,
-        source: str,
-        trace: PlanTrace,
-        *,
-        charge: Callable[[Decision], float] | None = None,
-        accounting: Accounting = "additive",
+        self, source: str, trace: PlanTrace, *, charge: Callable[[Decision], float] | None = None
     ) -> Outcome:
         """Eq. 1, with measured scheduling time unless `charge` says otherwise. Raises PlanRejectedError."""
-        found = self.decisions(source, trace)
-        return account(trace, found, self.cost, charge=charge, accounting=accounting)
+        return account(trace, self.decisions(source, trace), self.cost, charge=charge)

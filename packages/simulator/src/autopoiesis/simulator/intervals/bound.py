@@ -1,9 +1,10 @@
-"""A lower bound on T_total (Eq. 1, additive): what no plan policy can beat, not even one that knows the future and plans in no time.
+"""A lower bound on T_total (Eq. 1, additive): what no policy with mixed replicas can beat, even if it knew the future and planned in no time.
 
 Dynamic programme over steps. Its state is how many GPUs of each type the heaviest models have; the others always get their best
 plan on what is left, at once and for nothing. A state's serving time is the exact least makespan (over all parallelisms, counts and
 batches) on those GPUs, rounded down to a grid; a step to another state costs the cheapest move of the models whose GPUs change.
-Every simplification is in favour of the bound, so it is a bound.
+Every simplification is in favour of the bound, so it is a bound. Where answers are short, separate prefill and decode replicas can be
+below it: they read weights for larger batches.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Bound:
 
 
 def lower_bound(trace: PlanTrace, cost: CostModel) -> Bound:
-    """The bound for mixed (not disaggregated) replicas. Raises ValueError where a step cannot be served at all."""
+    """The bound for mixed replicas. Raises ValueError where a step cannot be served at all."""
     return _Search(trace, cost).bound()
 
 

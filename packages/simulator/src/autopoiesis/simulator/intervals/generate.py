@@ -14,6 +14,7 @@ _QWENS: Final = ("1.5B", "3B", "7B", "14B", "32B", "72B")
 _HEAVY: Final = {"1.5B": 64, "3B": 64, "7B": 64, "14B": 384, "32B": 256, "72B": 128}
 _LIGHT: Final = {"1.5B": 960, "3B": 480, "7B": 288, "14B": 64, "32B": 32, "72B": 16}
 _OUTPUTS: Final = (1024, 2048, 3072, 4096, 6144)
+_LLAMA: Final = "Llama-3.1-70B"
 _SPOT_MOVE_S: Final = 10.0
 
 
@@ -76,7 +77,7 @@ def elastic(seed: int, steps: int = 6) -> PlanTrace:
 def spot(seed: int, steps: int = 40) -> PlanTrace:
     """Llama-3.1-70B on 24 to 64 spot GPUs, a few of which come or go at each step, through four phases of lengths."""
     rng = Random(f"spot:{seed}")
-    model = MODELS["Llama-3.1-70B"]
+    model = MODELS[_LLAMA]
     phases = [rng.choice(((512, 1024), (1024, 512), (2048, 256), (4096, 128))) for _ in range(4)]
     requests, gpus, drift, found = rng.randint(48, 96), rng.randint(24, 40), 2, []
     for number in range(steps):
@@ -88,11 +89,29 @@ def spot(seed: int, steps: int = 40) -> PlanTrace:
     return PlanTrace(f"fresh/spot/{seed}", (model,), (pool,), tuple(found))
 
 
+def phased(seed: int, steps: int = 6) -> PlanTrace:
+    """Llama-3.1-70B alone on machines of one GPU type; phases of thousands of requests at once that are all prompt, or write a lot."""
+    rng = Random(f"phased:{seed}")
+    gpu, machines = rng.choice(("A100-80", "H100", "H200")), rng.randint(2, 8)
+    requests = rng.randint(1500, 6000)
+    found: list[Step] = []
+    prompt, output = 0.0, 0.0
+    for number in range(steps):
+        if number == 0 or rng.random() < 0.6:
+            prompt, output = rng.uniform(500, 2000), rng.choice((rng.uniform(3, 20), rng.uniform(250, 600)))
+        load = Load(
+            requests, round(prompt * rng.uniform(0.98, 1.02)), round(output * rng.uniform(0.98, 1.02))
+        )
+        found.append(Step({_LLAMA: load}, {gpu: 8 * machines}))
+    return PlanTrace(f"fresh/phased/{seed}", (MODELS[_LLAMA],), (pool_of(gpu),), tuple(found))
+
+
 KINDS: Final[dict[str, Callable[[int], PlanTrace]]] = {
     "volatile": volatile,
     "stable": stable,
     "elastic": elastic,
     "spot": spot,
+    "phased": phased,
 }
 """Generators by the kind of the paper's trace they resemble."""
 

@@ -1,9 +1,9 @@
 """The paper's traces (its Tables 8-16) from a file that holds their figures, and the choices for what it leaves open.
 
 Choices: §8.1 names no cluster; 24 H100 + 24 H200 for the volatile trace and 16 + 16 for the stable one come nearest to its serving
-times (`ALTERNATIVE` swaps them). §7 gives mean lengths per phase, which become integers, and one batch of all requests of a phase.
-SpotServe's cases name no request counts: `SPOT_REQUESTS` per bucket of 3 s. Its windows of 5 to 50 s are
-below what a cold load of a 70B model would take there; one move takes `SPOT_MOVE_S`, the commonest of them but one. Where no machine size is given it is 8 GPUs.
+times. §7 gives mean lengths per phase, which become integers, and one batch of all requests of a phase. SpotServe's cases name no
+request counts: `SPOT_REQUESTS` per bucket of 3 s. Its windows of 5 to 50 s are below what a cold load of a 70B model would take there;
+one move takes `SPOT_MOVE_S`, the commonest of them but one. Where no machine size is given it is 8 GPUs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read(path: Path) -> Mapping[str, Any]:
     return figures
 
 
-def volatile(figures: Mapping[str, Any], cluster: Mapping[str, int] | None = None) -> PlanTrace:
+def volatile(figures: Mapping[str, Any]) -> PlanTrace:
     """§8.1, Tables 10 and 2: ten steps that alternate between heavy (H) and light (L) mixes."""
     shapes = figures["token_shapes_prefill_decode"]
     steps = tuple(
@@ -54,14 +54,14 @@ def volatile(figures: Mapping[str, Any], cluster: Mapping[str, int] | None = Non
                 qwen(size).name: Load(count, *shapes[row["phase"]][size])
                 for size, count in row["batch"].items()
             },
-            dict(cluster or VOLATILE_CLUSTER),
+            dict(VOLATILE_CLUSTER),
         )
         for row in figures["sec8_1_volatile"]
     )
     return PlanTrace("table2/volatile", _qwens(figures["sec8_1_volatile"][0]["batch"]), _hopper(), steps)
 
 
-def stable(figures: Mapping[str, Any], cluster: Mapping[str, int] | None = None) -> PlanTrace:
+def stable(figures: Mapping[str, Any]) -> PlanTrace:
     """§8.1, Tables 11 and 2: ten steps of small models with slight changes and two odd steps."""
     table = figures["sec8_1_stable"]
     odd = table["exceptions"]
@@ -74,7 +74,7 @@ def stable(figures: Mapping[str, Any], cluster: Mapping[str, int] | None = None)
             prompt = 512 if (size, number) == ("7B", 6) else table["prefill"]
             output = 8192 if (size, number) == ("1.5B", 3) else table["decode"][size]
             loads[qwen(size).name] = Load(counts[number], prompt, output)
-        steps.append(Step(loads, dict(cluster or STABLE_CLUSTER)))
+        steps.append(Step(loads, dict(STABLE_CLUSTER)))
     return PlanTrace("table2/stable", _qwens(table["batch"]), _hopper(), tuple(steps))
 
 

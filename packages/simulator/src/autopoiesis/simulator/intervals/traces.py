@@ -83,10 +83,6 @@ class PlanTrace:
         """Prompt and output tokens of the whole trace."""
         return sum(step.tokens for step in self.steps)
 
-    def between(self, first: int, last: int) -> PlanTrace:
-        """Steps `first` up to, without, `last`: the paper's sliding window."""
-        return replace(self, name=f"{self.name}[{first}:{last}]", steps=self.steps[first:last])
-
     def demands(self, number: int) -> tuple[ModelDemand, ...]:
         """What a policy sees of the models at a step."""
         loads = self.steps[number].loads
