@@ -48,7 +48,7 @@ GOLDEN = {
     ),
     infer.Failed: (
         infer.Failed(seq=3, code="invalid_request", message="too long", param="messages"),
-        b'{"type":"failed","seq":3,"code":"invalid_request","message":"too long","param":"messages","output_tokens":0,"status":0}',
+        b'{"type":"failed","seq":3,"code":"invalid_request","message":"too long","param":"messages","output_tokens":0,"status":0,"leaving":false}',
     ),
     fleet.DesiredState: (
         fleet.DesiredState(

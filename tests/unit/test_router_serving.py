@@ -1,132 +1,18 @@
-"""The serving core with the real dispatcher, and a transport and clock of the test's own."""
+"""The serving core: what becomes of requests, whatever replicas and clients do."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 import pytest
+from serving_world import FINISHED, World
 
-from autopoiesis.contracts.messages.fleet import Heartbeat
-from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, Generate
+from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished
 from autopoiesis.contracts.slo import STANDARD
-from autopoiesis.dispatch import Dispatcher, DispatchSettings
-from autopoiesis.dispatch import events as ev
 from autopoiesis.policy import library
-from autopoiesis.policy.language import compile_policy
 from autopoiesis.router.errors import ApiError
-from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import Flight, Item
-from autopoiesis.router.identity import Identities
-from autopoiesis.router.intake import read
-from autopoiesis.router.policies import compile_activation
 from autopoiesis.router.records import record
-from autopoiesis.router.serving import OVERFLOW, Patience, Serving
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Wire:
-    """A transport that remembers."""
-
-    def __init__(self) -> None:
-        self.connected = True
-        self.direct_ready = False
-        self.sent: list[tuple[str, Generate]] = []
-        self.cancelled: list[tuple[str, FailureCode]] = []
-        self.closed: list[str] = []
-
-    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
-        self.sent.append((replica, generate))
-
-    def cancel(self, wire: str, reason: FailureCode) -> None:
-        self.cancelled.append((wire, reason))
-
-    def close(self, wire: str) -> None:
-        self.closed.append(wire)
-
-    def pause(self, wire: str) -> None: ...
-
-    def resume(self, wire: str) -> None: ...
-
-
-class Ear:
-    """A listener that remembers."""
-
-    def __init__(self) -> None:
-        self.over: list[Flight] = []
-        self.swaps: list[ev.Swapped] = []
-
-    def begun(self, flight: Flight) -> None: ...
-
-    def decided(self, seconds: float) -> None: ...
-
-    def sent(self, flight: Flight) -> dict[str, str]:
-        return {}
-
-    def resumed(self, flight: Flight, reason: str) -> None: ...
-
-    def ended(self, flight: Flight, now: float) -> None:
-        self.over.append(flight)
-
-    def fault(self, fault: ev.Fault) -> None: ...
-
-    def swapped(self, swapped: ev.Swapped) -> None:
-        self.swaps.append(swapped)
-
-
-class World:
-    def __init__(self, source: str = library.source("round_robin"), **settings: Any) -> None:
-        self.clock, self.wire, self.ear = Clock(), Wire(), Ear()
-        policy = compile_policy(source, "dispatch")
-        dispatcher = Dispatcher(
-            DispatchSettings(**settings), router="r-1", policy=policy, compile=compile_activation
-        )
-        self.serving = Serving(
-            dispatcher, self.wire, self.ear, Fleet(), router="r-1", patience=Patience(), clock=self.clock
-        )
-        self._beat = 0
-        self.submitted = 0
-
-    def beat(self, *replicas: str, state: Any = "ready", incarnation: str = "1") -> None:
-        self._beat += 1
-        for name in replicas:
-            self.serving.beat(
-                Heartbeat(
-                    node=f"node-of-{name}",
-                    replica=name,
-                    incarnation=incarnation,
-                    beat=self._beat,
-                    state=state,
-                    model="m",
-                    gpu="H100",
-                    kv_capacity_tokens=1000,
-                    max_running=8,
-                )
-            )
-
-    def submit(self, *, stream: bool = True, klass: str = "") -> Flight:
-        self.submitted += 1
-        body = msgspec.json.encode(
-            {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": stream}
-        )
-        identity = Identities(STANDARD, b"k").read([(b"x-slo-class", klass.encode())] if klass else [])
-        flight = Flight(f"q{self.submitted}", read("chat", body), identity, msgspec.Raw(body), max_tokens=10)
-        self.serving.submit(flight)
-        return flight
-
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass as the sweeper sees it."""
-        while seconds > 0:
-            step = min(seconds, 0.5)
-            self.clock.now += step
-            seconds -= step
-            self.serving.sweep()
+from autopoiesis.router.serving import OVERFLOW, Patience
 
 
 @pytest.fixture
@@ -142,7 +28,6 @@ async def answers(flight: Flight) -> list[Item]:
 
 
 ROUTE = "def route(request, replicas, ctx):\n    return Assign(0{})\n"
-FINISHED = Finished(seq=1, finish_reason="stop", prompt_tokens=3, output_tokens=2, first_token_s=0.2)
 
 
 async def test_a_stream(world: World) -> None:
@@ -403,6 +288,58 @@ async def test_a_stream_goes_on_elsewhere_only_so_often(world: World) -> None:
         world.beat("a", "b")
     assert flight.resumes == Patience().resumes
     assert flight.outcome == "failed"
+
+
+def retired(request_id: str) -> tuple[str, Failed]:
+    return request_id, Failed(seq=0, code="unavailable", message="the engine was stopped", leaving=True)
+
+
+async def test_retired_replicas_cost_a_stream_nothing(world: World) -> None:
+    """However often the plan changes, and though no heartbeat has said so yet."""
+    world.beat("a", "b")
+    flight = world.submit()
+    for attempt in range(3 * Patience().resumes):
+        _, generate = world.wire.sent[-1]
+        world.serving.on_reply(generate.request_id, token(attempt))
+        world.serving.on_reply(*retired(generate.request_id))
+        world.beat("a", "b")
+    world.serving.on_reply(world.wire.sent[-1][1].request_id, FINISHED)
+    assert (flight.outcome, flight.resumes, len(flight.token_ids)) == ("finished", 0, 9)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_with_its_replica_retired_a_request_waits_for_another(wait_for: Any, stream: bool) -> None:
+    world = World(no_replica_wait_s=0.01)
+    world.beat("a")
+    flight = world.submit(stream=stream)
+    if stream:
+        world.serving.on_reply("q1", token(0))
+    world.serving.on_reply(*retired("q1"))
+    world.beat("a", state="stopped")
+    world.pass_time(60.0)
+    other = world.submit()
+    world.clock.now += 0.02
+    await wait_for(lambda: not other.open)  # what came later does not
+    assert flight.open
+    world.beat("b")
+    world.clock.now += 0.01
+    await wait_for(lambda: len(world.wire.sent) == 2)
+    assert world.wire.sent[-1][0] == "b"
+
+
+async def test_what_a_client_has_begun_to_read_is_not_rejected() -> None:
+    world = World(
+        library.source("round_robin").split("def route")[0]
+        + "def route(request, replicas, ctx):\n    return REJECT if request.prompt_tokens > 1 else Assign(0)\n",
+        max_reject_share=1.0,
+    )
+    world.beat("a", "b")
+    flight = world.submit()
+    for seq in range(8):
+        world.serving.on_reply("q1", token(seq))
+    world.serving.on_reply(*retired("q1"))
+    assert flight.open
+    assert len(world.wire.sent) == 2
 
 
 async def test_a_slow_client_holds_its_server_back_and_never_the_memory(world: World) -> None:

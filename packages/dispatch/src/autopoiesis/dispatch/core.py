@@ -180,7 +180,7 @@ class Dispatcher:
         state = ticket.replica
         state.ended(ticket)
         self._fleet.suspend(state)
-        self._orphaned(now, ticket, state, event.reason, out)
+        self._orphaned(now, ticket, state, event.reason, out, leaving=event.leaving)
         self._holding.room(now, state.model)
 
     def _tokens(self, now: float, event: ev.Tokens, out: list[ev.Action]) -> None:
@@ -205,6 +205,8 @@ class Dispatcher:
         if state is not None:
             learning.ended(now, ticket, event, tokens)
             state.ended(ticket)
+            if event.code == "unavailable":
+                self._fleet.suspend(state)
         self._counters.ended += 1
         self._close(now, ticket, tokens, natural=finished and event.natural, finished=finished)
         learning.judged(now, ticket, tokens, finished)
@@ -281,7 +283,7 @@ class Dispatcher:
             return
         ticket.no_replica_since = None
         factor = self._admit_factor
-        if factor and not ticket.attempts and too_late(now, ticket, offer, self._hits(ticket), factor):
+        if factor and _is_new(ticket) and too_late(now, ticket, offer, self._hits(ticket), factor):
             self._refuse(now, ticket, "overloaded", out)
             return
         verdict: RouteDecision | None = None
@@ -311,7 +313,7 @@ class Dispatcher:
         self._send(now, ticket, offer, verdict, True, out)
 
     def _may_reject(self, now: float, ticket: Ticket) -> bool:
-        return not ticket.attempts and ticket.model.traffic.may_reject(now, self._settings.max_reject_share)
+        return _is_new(ticket) and ticket.model.traffic.may_reject(now, self._settings.max_reject_share)
 
     def _fault(self, now: float, error: Exception, out: list[ev.Action]) -> None:
         self._counters.faults += 1
@@ -401,7 +403,7 @@ class Dispatcher:
         """Keep it in the queue, and look at it again at `until` or at its deadline."""
         queue = ticket.model.queue
         if not ticket.queued:
-            if len(queue) >= self._settings.max_queue and not ticket.attempts:
+            if len(queue) >= self._settings.max_queue and _is_new(ticket):
                 self._refuse(now, ticket, "queue_full", out)
                 return
             queue.add(ticket, self._key(now, ticket, offer, out))
@@ -420,7 +422,8 @@ class Dispatcher:
     def _await_replica(self, now: float, ticket: Ticket, offer: Offer, out: list[ev.Action]) -> None:
         if ticket.no_replica_since is None:
             ticket.no_replica_since = now
-        until = ticket.no_replica_since + self._settings.no_replica_wait_s
+        moved = ticket.excused or ticket.event.moved
+        until = math.inf if moved else ticket.no_replica_since + self._settings.no_replica_wait_s
         if until <= now:
             self._refuse(now, ticket, "no_replica", out)
         else:
@@ -429,13 +432,20 @@ class Dispatcher:
     # ends
 
     def _orphaned(
-        self, now: float, ticket: Ticket, state: ReplicaState, reason: str, out: list[ev.Action]
+        self,
+        now: float,
+        ticket: Ticket,
+        state: ReplicaState,
+        reason: str,
+        out: list[ev.Action],
+        *,
+        leaving: bool = False,
     ) -> None:
         """Its replica failed: send it elsewhere where nothing was lost with it."""
         ticket.replica = None
         ticket.raw_ttft = ticket.raw_tpot = 0.0
         ticket.attempts += 1
-        if state.leaving:
+        if leaving or state.leaving:
             ticket.excused += 1
         else:
             state.faults.observe(now, True)
@@ -474,6 +484,11 @@ class Dispatcher:
             return {}
         size, most = self._settings.block_tokens, ticket.prompt_tokens
         return {slot: min(count * size, most) for slot, count in self._fleet.prefixes.hits(blocks).items()}
+
+
+def _is_new(ticket: Ticket) -> bool:
+    """It may be turned away: it was sent nowhere yet."""
+    return not ticket.attempts and not ticket.event.begun
 
 
 MESSAGES: Final[dict[Reason, str]] = {

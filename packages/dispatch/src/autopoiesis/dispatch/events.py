@@ -38,6 +38,10 @@ class Arrival(msgspec.Struct, frozen=True, gc=False, tag=True, kw_only=True):
     """Absolute, on the clock of `now`."""
     block_hashes: tuple[int, ...] = ()
     """Rolling hashes of the prompt's blocks of `DispatchSettings.block_tokens` tokens."""
+    begun: bool = False
+    """Its client has the beginning of the answer: it is not turned away any more."""
+    moved: bool = False
+    """Its replica was retired under it: it waits for another one until its deadline, however long there is none."""
 
 
 class Beat(msgspec.Struct, frozen=True, gc=False, tag=True):
@@ -83,6 +87,8 @@ class Bounced(msgspec.Struct, frozen=True, gc=False, tag=True):
 
     request_id: str
     reason: str
+    leaving: bool = False
+    """The replica was told to go; that may be known before its heartbeat says so."""
 
 
 class Left(msgspec.Struct, frozen=True, gc=False, tag=True):

@@ -26,6 +26,7 @@ from autopoiesis.router.admission import Admission
 from autopoiesis.router.auth import Doorkeeper
 from autopoiesis.router.faults import FaultReports
 from autopoiesis.router.fleet import Fleet
+from autopoiesis.router.hedging import Hedging
 from autopoiesis.router.http import admin, api
 from autopoiesis.router.http.exchange import Desk
 from autopoiesis.router.http.front import Front
@@ -140,7 +141,15 @@ def assemble(
     metrics = Metrics(telemetry.registry)
     listener = Reporting(metrics, Tracing(recording=telemetry.tracing), shipper, faults, fleet, scope=scope)
     decider = Recorder(dispatcher, lambda line: record(line + b"\n")) if record else dispatcher
-    serving = Serving(decider, transport, listener, fleet, router=instance, patience=_patience(own))
+    serving = Serving(
+        decider,
+        transport,
+        listener,
+        fleet,
+        router=instance,
+        patience=_patience(own),
+        hedging=Hedging(own.hedge_share, own.hedge_after_s, own.hedge_quantile) if own.hedge_share else None,
+    )
     transport.replies = serving
     policies = Policies(serving.activate, scope=scope, initial=own.policy)
     identities = Identities(settings[SloSettings].objectives, key)

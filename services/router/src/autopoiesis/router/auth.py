@@ -67,8 +67,8 @@ class Doorkeeper:
         self._stamp = self._look()
         self._keys: dict[str, Key] = load(path) if path else {}
         self._good: dict[str, Key] = {}
-        self._unlimited: dict[str, Visit] = {}
         """Keys by their text, of those that were shown: hashing them again costs more than all else here."""
+        self._unlimited: dict[str, Visit] = {}
 
     @property
     def closed(self) -> bool:

@@ -25,6 +25,13 @@ CROWDED: Final = 64
 Item = Chunk | Passage | Opening | Finished | ApiError | Literal["ping"]
 
 
+_PLACE: Final = (
+    *("ticket", "wire", "replica", "heard", "prompt_tokens", "priority", "prefill_only", "kv_transfer"),
+    *("holds", "fuel", "epoch", "policy", "fallback", "refusal", "send_span"),
+)
+"""What a flight is elsewhere: its names there, where it runs, and who decided that."""
+
+
 class Reader(Protocol):
     """The HTTP side of a flight."""
 
@@ -81,6 +88,8 @@ class Flight(msgspec.Struct, eq=False):
     resumable: bool = False
     """What the client has is known token by token, so that another replica can go on behind it."""
     resumes: int = 0
+    """How often it went on elsewhere because a replica failed; `moves` counts those that were retired as well."""
+    moves: int = 0
     token_ids: list[int] = []
     """What the client has."""
     verbatim: bool = False
@@ -93,6 +102,10 @@ class Flight(msgspec.Struct, eq=False):
     held: bool = False
     """Its client takes nothing for now."""
     unread: list[Item] = []
+    rival: Flight | None = None
+    """The other attempt of the same request, while both run; whichever has a token first goes on."""
+    shadow: bool = False
+    """It is the second attempt, of which its client does not know."""
 
     def __post_init__(self) -> None:
         self.ticket = self.request_id
@@ -112,6 +125,11 @@ class Flight(msgspec.Struct, eq=False):
             and intake.n == intake.prompts == 1
             and self.max_tokens > len(self.token_ids) + 1
         )
+
+    @property
+    def hedges(self) -> bool:
+        """Whether another replica may try as well where its first token is late: it makes tokens, and nothing else comes of it."""
+        return self.intake.stream and self.intake.endpoint in {"chat", "completions"} and not self.token_ids
 
     def decided(self, send: Send, now: float) -> None:
         """Remember where it was sent and why."""
@@ -137,6 +155,32 @@ class Flight(msgspec.Struct, eq=False):
         self.prefill_only = False
         if order.replica == order.source:  # nobody else is there; it has the cache itself
             self.kv_transfer = None
+
+    def second(self) -> Flight:
+        """Another attempt of this request, in a race with this one."""
+        self.rival = Flight(
+            f"{self.request_id}-hedge",
+            self.intake,
+            self.identity,
+            self.body,
+            self.max_tokens,
+            self.block_hashes,
+            arrival=self.arrival,
+            arrival_unix=self.arrival_unix,
+            deadline=self.deadline,
+            last_item=self.last_item,
+            span=self.span,
+            rival=self,
+            shadow=True,
+        )
+        return self.rival
+
+    def trade(self, other: Flight) -> None:
+        """Each goes on as what the other was to dispatcher and replica."""
+        for name in _PLACE:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, theirs)
+            setattr(other, name, mine)
 
     def remember(self, chunk: Chunk) -> None:
         """Keep what the client gets by token ids, as long as they say all of it."""

@@ -102,6 +102,12 @@ class Metrics:
             "Streams that went on at another replica after theirs had failed",
             registry=registry,
         )
+        self._hedges = Counter(
+            "autopoiesis_router_hedges",
+            "Second attempts of requests whose first token was late, by what became of them: won, lost, unsent",
+            ("result",),
+            registry=registry,
+        )
         self._swaps = Counter(
             "autopoiesis_router_policy_swaps", "Activations by result", ("result",), registry=registry
         )
@@ -121,6 +127,9 @@ class Metrics:
 
     def resumed(self) -> None:
         self._resumes.inc()
+
+    def hedged(self, result: str) -> None:
+        self._hedges.labels(result).inc()
 
     def ended(self, operation: str, record: RequestRecord) -> None:
         """`operation`: OpenTelemetry's name for what was asked."""

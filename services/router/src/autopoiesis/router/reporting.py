@@ -62,6 +62,10 @@ class Reporting:
             "stream goes on elsewhere", request=flight.request_id, tokens=len(flight.token_ids), reason=reason
         )
 
+    def hedged(self, flight: Flight, loser: Flight, result: str) -> None:
+        self._tracing.hedged(flight, loser, result)
+        self._metrics.hedged(result)
+
     def ended(self, flight: Flight, now: float) -> None:
         self._tracing.ended(flight)
         flight.body, flight.intake.prompt = _NOTHING, b""

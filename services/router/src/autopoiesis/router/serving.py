@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from msgspec import structs
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
-from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, Generate, Reply
+from autopoiesis.contracts.messages.infer import Chunk, Failed, FailureCode, Finished, Reply
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.contracts.messages.telemetry import Outcome
 from autopoiesis.dispatch import Dispatcher
@@ -29,7 +29,15 @@ from autopoiesis.router.breaker import Breakers
 from autopoiesis.router.errors import ApiError
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import CROWDED, PING, Flight
+from autopoiesis.router.hedging import Hedging
+from autopoiesis.router.orders import arrival, generate
 from autopoiesis.router.transports.port import Opening, Passage, Transport
+
+Result = Literal[
+    "won",  # the second attempt goes on
+    "lost",  # the first one does
+    "unsent",  # the second one was never sent: it was refused, held too long, or the policy named the same replica again
+]
 
 
 class Listener(Protocol):
@@ -44,6 +52,9 @@ class Listener(Protocol):
 
     def resumed(self, flight: Flight, reason: str) -> None:
         """Its replica failed in the middle; it goes on elsewhere, behind the tokens that the client has."""
+
+    def hedged(self, flight: Flight, loser: Flight, result: Result) -> None:
+        """The race of its two attempts is over; `loser` is what became of the other one."""
 
     def ended(self, flight: Flight, now: float) -> None: ...
 
@@ -79,13 +90,17 @@ class Serving:
         *,
         router: str,
         patience: Patience,
+        hedging: Hedging | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without `hedging` no request has two attempts at once."""
         self._dispatcher = dispatcher
         self._transport = transport
         self._listener = listener
         self._router = router
         self.patience = patience
+        self._hedging = hedging
+        self._races = 0
         self._clock = clock
         self._breakers = Breakers()
         self._flights: dict[str, Flight] = {}  # by ticket
@@ -111,7 +126,7 @@ class Serving:
     @property
     def in_flight(self) -> int:
         """Requests that have not ended, held ones included."""
-        return len(self._flights)
+        return len(self._flights) - self._races
 
     @property
     def connected(self) -> bool:
@@ -131,7 +146,9 @@ class Serving:
         flight.deadline = now + self.patience.request_s
         self._flights[flight.ticket] = flight
         self._listener.begun(flight)
-        self._feed(_arrival(flight))
+        if self._hedging is not None:
+            self._hedging.earn()
+        self._feed(arrival(flight))
         self._listener.decided(self._clock() - now)
 
     def leave(self, flight: Flight) -> None:
@@ -159,6 +176,8 @@ class Serving:
         flight = self._wires.get(wire)
         if flight is None:
             return
+        if flight.rival is not None and _decides(flight, reply):
+            flight = self._race_won(flight)
         flight.heard = now = self._clock()
         if isinstance(reply, Passage):
             flight.verbatim, flight.resumable = True, False
@@ -187,6 +206,8 @@ class Serving:
         late = error.code == "deadline"
         if error.code in _LOST:
             self._breakers.failed(flight.replica, self._clock())
+        if self._left_to_rival(flight, "internal"):
+            return
         if error.code in _LOST and self._elsewhere(flight, "internal", error):
             return
         self._answer(flight, error, "expired" if late else "failed")
@@ -208,7 +229,7 @@ class Serving:
         self._swept = now
         self.fleet.forget(now)
         for flight in list(self._flights.values()):
-            if flight.intake.pings and now - flight.last_item >= self.patience.ping_s:
+            if flight.intake.pings and not flight.shadow and now - flight.last_item >= self.patience.ping_s:
                 flight.push(PING, now)
         if late:
             return
@@ -236,7 +257,7 @@ class Serving:
 
     def abandon(self, message: str) -> None:
         """End every request that has not ended: the process stops."""
-        for flight in list(self._flights.values()):
+        for flight in [flight for flight in self._flights.values() if not flight.shadow]:
             self._feed(ev.Left(flight.ticket))
             self._answer(flight, errors.UnavailableError(message, "shutting_down"), "failed")
 
@@ -283,10 +304,19 @@ class Serving:
             self._arm()
 
     def _send(self, send: ev.Send, now: float) -> None:
-        flight = self._flights[send.request_id]
+        flight = self._flights.get(send.request_id)
+        if flight is None:
+            return  # its race ended meanwhile; the dispatcher hears so next
+        rival = flight.rival
+        if rival is not None and rival.wire in self._wires and rival.replica == send.replica:
+            self._race_won(rival)  # two attempts at one replica are none
+            return
         flight.decided(send, now)
-        flight.prefill_only = flight.splits and self.fleet.role(send.replica) == "prefill"
+        flight.prefill_only = self.fleet.role(send.replica) == "prefill" and flight.splits
         self._dispatch(flight, send.nth, now)
+        if self._hedging is not None and not flight.shadow and flight.hedges:
+            delay = self._hedging.delay_s(flight.intake.model)
+            asyncio.get_running_loop().call_later(delay, self._hedge, flight, flight.wire)
 
     def _hand_over(self, order: ev.HandOver, now: float) -> None:
         """The prompt is computed: another replica fetches its KV cache and makes the answer."""
@@ -297,35 +327,68 @@ class Serving:
     def _dispatch(self, flight: Flight, nth: int, now: float) -> None:
         self._wires[flight.wire] = flight
         headers = self._listener.sent(flight)
-        self._transport.send(flight.replica, self._generate(flight, nth, now), headers)
+        self._transport.send(flight.replica, generate(flight, nth, now, self._router), headers)
 
-    def _generate(self, flight: Flight, nth: int, now: float) -> Generate:
-        return Generate(
-            request_id=flight.wire,
-            router=self._router,
-            nth=nth,
-            model=flight.intake.model,
-            endpoint=flight.intake.endpoint,
-            body=flight.body,
-            stream=flight.intake.stream,
-            prompt_tokens=flight.prompt_tokens,
-            max_tokens=flight.max_tokens,
-            priority=flight.priority,
-            deadline_s=max(0.0, flight.deadline - now),
-            block_hashes=flight.block_hashes,
-            path=flight.intake.path + flight.intake.query,
-            method=flight.intake.method,
-            content_type=flight.intake.content_type,
-            resume_token_ids=tuple(flight.token_ids),
-            prefill_only=flight.prefill_only,
-            kv_transfer=flight.kv_transfer,
-        )
+    # two attempts at once
+
+    def _hedge(self, flight: Flight, wire: str) -> None:
+        """Its first token is late: let another replica try as well, if the budget allows."""
+        hedging = self._hedging
+        waits = flight.open and flight.wire == wire and flight.first_token is None and flight.rival is None
+        if hedging is not None and waits and hedging.spend():
+            shadow = flight.second()
+            self._flights[shadow.ticket] = shadow
+            self._races += 1
+            self._feed(arrival(shadow))
+
+    def _race_won(self, winner: Flight) -> Flight:
+        """One attempt goes on, the other one is ended. Returns the flight that the client reads, which is the winner from now on."""
+        loser = winner.rival
+        assert loser is not None
+        if not winner.shadow:
+            self._drop(loser)
+            return winner
+        loser.trade(winner)
+        for flight in (loser, winner):
+            self._flights[flight.ticket] = flight
+            if flight.wire in self._wires:
+                self._wires[flight.wire] = flight
+        self._drop(winner, "won")
+        return loser
+
+    def _left_to_rival(self, flight: Flight, code: FailureCode) -> bool:
+        """Its attempt failed: whether there is another, which goes on alone."""
+        if flight.rival is None:
+            return False
+        self._feed_ended(flight, code)
+        self._race_won(flight.rival)
+        return True
+
+    def _drop(self, shadow: Flight, result: Result = "lost") -> None:
+        """End the attempt that nobody waits for any more."""
+        flight = shadow.rival
+        assert flight is not None
+        flight.rival = shadow.rival = None
+        flight.attempts += shadow.attempts
+        self._races -= 1
+        self._flights.pop(shadow.ticket, None)
+        if self._wires.pop(shadow.wire, None) is not None:
+            self._transport.cancel(shadow.wire, "cancelled")
+        if not shadow.attempts:
+            result = "unsent"
+            if self._hedging is not None:
+                self._hedging.refund()
+        self._listener.hedged(flight, shadow, result)
+        self._feed(ev.Left(shadow.ticket))
 
     def _refuse(self, refuse: ev.Refuse, now: float) -> None:
         flight = self._flights[refuse.request_id]
+        if flight.rival is not None:
+            self._race_won(flight.rival)
+            return
         flight.epoch, flight.policy = refuse.epoch, refuse.policy
         flight.holds, flight.fuel = refuse.holds, refuse.fuel
-        if flight.resumes and flight.refusal is not None:  # nobody took over what was lost
+        if flight.moves and flight.refusal is not None:  # nobody took over what was lost
             self._answer(flight, flight.refusal, "failed")
         else:
             self._answer(flight, errors.refused(refuse), _OUTCOME[refuse.reason])
@@ -342,39 +405,47 @@ class Serving:
         flight = self._flights.get(lost.request_id)
         if flight is None:
             return
+        if flight.rival is not None:
+            self._race_won(flight.rival)
+            return
         message = f"replica {lost.replica} failed while it served this request: {lost.reason}"
-        if not self._resume(flight, message):
+        if not self._resume(flight, message, self.fleet.leaving(lost.replica)):
             error = flight.refusal or errors.UnavailableError(message, "replica_lost")
             self._answer(flight, error, "failed")
 
-    def _elsewhere(self, flight: Flight, code: FailureCode, error: ApiError) -> bool:
+    def _elsewhere(
+        self, flight: Flight, code: FailureCode, error: ApiError, *, leaving: bool = False
+    ) -> bool:
         """Send it to another replica, from the start or behind what the client has; whether that is possible."""
         if flight.first_token is None:
             flight.refusal = error
             self._close_wire(flight)
-            self._feed(ev.Bounced(flight.ticket, error.message))
+            self._feed(ev.Bounced(flight.ticket, error.message, leaving))
             return True
-        if not self._may_resume(flight):
+        if not self._may_resume(flight, leaving):
             return False
         self._feed_ended(flight, code)
-        return self._resume(flight, error.message)
+        return self._resume(flight, error.message, leaving)
 
-    def _may_resume(self, flight: Flight) -> bool:
-        return flight.resumable and bool(flight.token_ids) and flight.resumes < self.patience.resumes
+    def _may_resume(self, flight: Flight, leaving: bool) -> bool:
+        """That its replica was retired is no failure, and happens as often as the plan changes."""
+        known = flight.resumable and bool(flight.token_ids)
+        return known and (leaving or flight.resumes < self.patience.resumes)
 
-    def _resume(self, flight: Flight, reason: str) -> bool:
+    def _resume(self, flight: Flight, reason: str, leaving: bool) -> bool:
         """Let a stream go on behind the tokens that its client has; whether it can."""
-        if not self._may_resume(flight):
+        if not self._may_resume(flight, leaving):
             return False
-        flight.resumes += 1
+        flight.resumes += not leaving
+        flight.moves += 1
         flight.refusal = errors.UnavailableError(reason, "replica_lost")
         self._close_wire(flight)
         del self._flights[flight.ticket]
-        flight.ticket = f"{flight.request_id}~{flight.resumes}"
+        flight.ticket = f"{flight.request_id}~{flight.moves}"
         flight.untold, flight.told = 0, False  # the next token is the first at another replica
         self._flights[flight.ticket] = flight
         self._listener.resumed(flight, reason)
-        self._feed(_arrival(flight))
+        self._feed(arrival(flight, moved=leaving))
         return True
 
     def _swapped(self, swapped: ev.Swapped, now: float) -> None:
@@ -385,6 +456,8 @@ class Serving:
         if tokens:
             if flight.first_token is None:
                 flight.first_token = now
+                if self._hedging is not None and flight.sent is not None:
+                    self._hedging.observe(flight.intake.model, now - flight.sent)
             flight.last_token = now
             flight.output_tokens += item.tokens
         flight.push(item, now)
@@ -436,9 +509,12 @@ class Serving:
 
     def _failed(self, flight: Flight, failed: Failed, now: float) -> None:
         error = errors.failed(failed.code, failed.message, failed.param, failed.status)
-        if failed.code in _LOST and failed.code != "overloaded" and not self.fleet.leaving(flight.replica):
+        leaving = failed.leaving or self.fleet.leaving(flight.replica)
+        if failed.code in _LOST and failed.code != "overloaded" and not leaving:
             self._breakers.failed(flight.replica, now)
-        if failed.code in _LOST and self._elsewhere(flight, failed.code, error):
+        if self._left_to_rival(flight, failed.code):
+            return
+        if failed.code in _LOST and self._elsewhere(flight, failed.code, error, leaving=leaving):
             return
         flight.output_tokens = max(flight.output_tokens, failed.output_tokens)
         self._answer(flight, error, "expired" if failed.code == "deadline" else "failed")
@@ -454,6 +530,8 @@ class Serving:
 
     def _end(self, flight: Flight, outcome: Outcome, error: str) -> None:
         flight.outcome, flight.error = outcome, error
+        if flight.rival is not None:
+            self._drop(flight.rival)
         self._close_wire(flight)
         del self._flights[flight.ticket]
         self._listener.ended(flight, self._clock())
@@ -481,26 +559,8 @@ _OUTCOME: Final[dict[str, Outcome]] = {
 }
 
 
-def _arrival(flight: Flight) -> ev.Arrival:
-    """What the dispatcher is told. Tokens that the client has are part of the prompt of what is left to do."""
-    intake, identity = flight.intake, flight.identity
-    had = len(flight.token_ids)
-    return ev.Arrival(
-        request_id=flight.ticket,
-        model=intake.model,
-        prompt_bytes=intake.prompt_bytes + BYTES_PER_TOKEN * had,
-        max_tokens=max(1, flight.max_tokens - had),
-        priority=identity.priority,
-        klass=identity.klass,
-        tenant=identity.tenant,
-        session=identity.session,
-        workflow=identity.workflow,
-        modality=intake.modality,
-        ttft_slo=math.inf if had or identity.ttft_slo_s is None else identity.ttft_slo_s,
-        tpot_slo=math.inf if identity.tpot_slo_s is None else identity.tpot_slo_s,
-        deadline=flight.deadline,
-        block_hashes=flight.block_hashes,
-    )
-
-
-BYTES_PER_TOKEN: Final = 4
+def _decides(flight: Flight, reply: Reply | Passage | Opening) -> bool:
+    """Whether a race of two attempts ends with what one of them says."""
+    if isinstance(reply, Chunk):
+        return not reply.empty
+    return isinstance(reply, Passage) or (isinstance(reply, Finished) and not flight.prefill_only)

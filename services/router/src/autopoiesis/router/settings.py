@@ -104,3 +104,9 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """Sends of one request, the first included, until its first token; those to replicas that turn out to be leaving do not count."""
     max_resumes: Annotated[int, msgspec.Meta(ge=0)] = 3
     """How often a stream may go on at another replica after its first token."""
+    hedge_share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
+    """Most of all requests that may get a second attempt at another replica when a stream's first token is late; 0 makes none."""
+    hedge_after_s: _Seconds = 1.0
+    """Late is no sooner than so long after the send,"""
+    hedge_quantile: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] = 0.95
+    """nor before such a share of the last first tokens of the model had come."""

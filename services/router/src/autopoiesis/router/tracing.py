@@ -58,6 +58,7 @@ class Tracing:
                     "autopoiesis.replica": flight.replica,
                     "autopoiesis.attempt": flight.attempts,
                     "autopoiesis.prefill_only": flight.prefill_only,
+                    "autopoiesis.hedge": flight.shadow,
                     "autopoiesis.policy": flight.policy,
                     "autopoiesis.epoch": flight.epoch,
                     "autopoiesis.fallback": flight.fallback,
@@ -74,6 +75,13 @@ class Tracing:
         if flight.span is not None:
             tokens = len(flight.token_ids)
             flight.span.add_event("resumed", {"autopoiesis.tokens": tokens, "autopoiesis.reason": reason})
+
+    def hedged(self, flight: Flight, loser: Flight, result: str) -> None:
+        """Say on the SERVER span which of two attempts went on, and close the other one's."""
+        self._close_send(loser)
+        if flight.span is not None:
+            facts = {"autopoiesis.hedge": result, "autopoiesis.replica": flight.replica}
+            flight.span.add_event("hedged", {**facts, "autopoiesis.loser": loser.replica})
 
     def ended(self, flight: Flight) -> None:
         """Close what is open, with usage and what went wrong."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -164,7 +164,7 @@ class ServedReplica:
             with processing(item) as span:
                 span.set_attribute(genai.REQUEST_MODEL, request.model)
                 span.set_attribute("autopoiesis.replica", self.spec.name)
-                await _relay(request, responder, outputs, span)
+                await _relay(request, responder, outputs, span, leaving=lambda: self.draining)
         except Exception:
             log.exception("%s: answering request %s failed", self.spec.name, request.request_id)
             self._engine.cancel(request.request_id, "internal")
@@ -256,7 +256,14 @@ class ServedReplica:
         await self._bus.publish_nowait(STEP_TELEMETRY, batch, replica=self._token)
 
 
-async def _relay(request: Generate, responder: Responder, outputs: AsyncIterator[Output], span: Span) -> None:
+async def _relay(
+    request: Generate,
+    responder: Responder,
+    outputs: AsyncIterator[Output],
+    span: Span,
+    *,
+    leaving: Callable[[], bool],
+) -> None:
     """Send an engine's outputs to the router; without streaming only the end, with the whole text."""
     texts: list[str] = []
     first = True
@@ -310,4 +317,5 @@ async def _relay(request: Generate, responder: Responder, outputs: AsyncIterator
                     param=output.param,
                     output_tokens=output.output_tokens,
                     status=output.status,
+                    leaving=leaving(),
                 )

@@ -125,6 +125,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="failed"):
     output_tokens: int = 0
     status: int = 0
     """The engine's HTTP status where it gave one that says more than `code`."""
+    leaving: bool = False
+    """The replica was told to go: with `unavailable`, that it did not end this request is no failure of its own."""
 
 
 Reply = Chunk | Finished | Failed
