@@ -214,6 +214,22 @@ def test_a_full_replica_has_room_as_soon_as_answers_end_that_are_cut_short() -> 
     assert predicted[-1] == pytest.approx(1.5 * step + 100 * STEP.prefill_token_s + 20 / 8 * step, rel=0.3)
 
 
+def test_predictions_of_every_replica_are_compared_with_what_happens() -> None:
+    """Also where requests go round in a circle, of whatever length."""
+
+    def in_turn(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+        return Assign(request.seq % len(replicas))
+
+    names = ("a", "b", "c", "d")
+    core = dispatcher(FakePolicy(in_turn, reads={"Request": frozenset({"seq"})}))
+    fed(core, 0.0, *(beat(name) for name in names))
+    for number in range(32):
+        fed(core, 0.0, arrival(f"{number}"))
+    fed(core, 0.5, *(ev.Tokens(f"{number}", 1) for number in range(32)))
+    factors = [core._fleet.replicas[name].latency.ttft_correction.factor for name in names]
+    assert min(factors) > 1
+
+
 def test_rejects_stay_within_the_operators_share() -> None:
     core = dispatcher(always(REJECT), max_reject_share=0.25)
     core.handle(0.0, beat())

@@ -29,7 +29,7 @@ CHARGE_EVERY: Final = 64
 """Output tokens after which a running answer is charged to its tenant."""
 
 LEARN_EVERY: Final = 4
-"""Predictions are compared with what happens for one request in so many, where the policy does not ask for them anyway."""
+"""Predictions are compared with what happens for one request in so many of each replica, where the policy does not ask for them anyway."""
 
 Reason = Literal["rejected", "queue_full", "overloaded", "no_replica", "deadline"]
 
@@ -335,7 +335,7 @@ class Dispatcher:
             hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens
             uncached = uncached - hit if hit < uncached else 0
         ticket.uncached = uncached
-        if control.decider.predicts or ticket.seq % LEARN_EVERY == 0:
+        if control.decider.predicts or state.nth % LEARN_EVERY == 0:
             if state.stale:
                 state.predict(now, offer.routers)
             ticket.raw_ttft = state.latency.raw_ttft(uncached)
