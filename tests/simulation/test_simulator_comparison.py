@@ -59,7 +59,29 @@ def test_a_policy_under_two_names_is_level_with_itself(traffic: Trace) -> None:
     assert [(s.policy, s.group) for s in twins.ranking()] == [("a", 1), ("b", 1)]
 
 
+def test_a_policy_may_be_a_file(traffic: Trace, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(library.source("random"))
+    by_name = evaluate("random", traffic, FLEET, GOAL)
+    assert evaluate(file, traffic, FLEET, GOAL).policy == by_name.policy
+    assert evaluate(str(file), traffic, FLEET, GOAL).policy == by_name.policy
+    twins = compare({"a": "random", "b": file}, traffic, FLEET, GOAL)
+    assert twins.gain("b", over="a").gain == 0
+
+
+def test_results_are_told_in_a_line(compared: Comparison, traffic: Trace) -> None:
+    report = evaluate("random", traffic, FLEET, GOAL)
+    assert repr(report).startswith(
+        f"<Report on policy {report.policy[:12]}: <Run at load 1, seed 0: {len(traffic)} arrivals"
+    )
+    assert repr(compared).startswith("<Comparison of 4 policies at loads 0.5, 1; best ")
+
+
 def test_what_makes_no_sense_is_refused(traffic: Trace) -> None:
+    with pytest.raises(ValueError, match="plan_keep is a plan policy; here a dispatch policy is needed"):
+        evaluate("plan_keep", traffic, FLEET)
+    with pytest.raises(ValueError, match="objectives for chat, but the trace's classes are default"):
+        evaluate("random", traffic, FLEET, {"chat": GOAL})
     with pytest.raises(ValueError, match="at least one policy"):
         compare([], traffic, FLEET)
     with pytest.raises(ValueError, match="warmup_s = 500"):

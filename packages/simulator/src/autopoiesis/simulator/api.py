@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from autopoiesis.contracts.slo import STANDARD, Objectives, SloClass
@@ -78,7 +79,7 @@ Goals = SLO | Mapping[str, SLO] | Objectives | None
 
 
 def evaluate(
-    policy: str,
+    policy: str | Path,
     trace: Trace,
     fleet: Fleet | str,
     slo: Goals = None,
@@ -94,13 +95,14 @@ def evaluate(
     changes: Sequence[Change] = (),
     planning: Planning | None = None,
 ) -> Report:
-    """Run one policy (a library name or source text) at every load with every seed.
+    """Run one policy (a library name, a file or source text) at every load with every seed.
 
     `slo` is one for all, one per class by name (the first is the default), or ready-made objectives; none means the standard
     ones. `warmup_s` seconds from the trace's zero are simulated and not scored. `fuel` bounds each decision. `changes` happen to
     the fleet besides its own; `simulator.moves` makes schedules of them. With `planning` (`simulator.requests.planning`) a plan
     policy changes the fleet too, as seldom or as often as it likes.
-    Raises `PolicyError` for a policy that does not verify, `ValueError` for arguments that make no sense.
+    Raises `PolicyError` for a policy that does not verify, `KeyError` for a name that is not shipped, `ValueError` for arguments that
+    make no sense.
     """
     return evaluate_many(
         [policy],
@@ -121,7 +123,7 @@ def evaluate(
 
 
 def evaluate_many(
-    policies: Sequence[str],
+    policies: Sequence[str | Path],
     trace: Trace,
     fleet: Fleet | str,
     slo: Goals = None,
@@ -166,8 +168,9 @@ def evaluate_many(
     goals = objectives(slo, trace.classes)
     unit = capacity(place, trace) / trace.rate if load_unit == "capacity" else 1.0
     served = (place.replicas or tuple(c.spec for c in place.changes if c.spec))[0].model
-    hashes = [_compile(text, fuel).hash for text in policies]
-    runs: list[list[Run]] = [[] for _ in policies]
+    texts = [library.text_of(policy, "dispatch") for policy in policies]
+    hashes = [_compile(text, fuel).hash for text in texts]
+    runs: list[list[Run]] = [[] for _ in texts]
     for load in loads:
         for seed in seeds:
             scaled = scale_load(trace, load * unit, seed)
@@ -176,7 +179,7 @@ def evaluate_many(
                     scale_load(lead, load * unit, seed).uncensored(seed), scaled.uncensored(seed)
                 )
             prepared = Prepared(scaled, goals, served, world, seed)
-            for number, text in enumerate(policies):
+            for number, text in enumerate(texts):
                 fresh = [_compile(text, fuel) for _ in range(world.routers)]
                 outcome = World(
                     prepared, place, fresh, world, seed=seed, in_flight=in_flight, planning=planning
@@ -186,7 +189,7 @@ def evaluate_many(
 
 
 def evaluate_snapshot(
-    policy: str,
+    policy: str | Path,
     snapshot: Recorded,
     loads: Sequence[float] = (1.0,),
     seeds: Sequence[int] = (0,),
@@ -237,14 +240,20 @@ def _before(lead: Recorded, unix_s: float) -> Trace:
 
 
 def objectives(slo: Goals, classes: Iterable[str]) -> Objectives:
-    """The contracts' form. A single SLO goes for every class of the trace."""
+    """The contracts' form. A single SLO goes for every class of the trace.
+
+    Raises ValueError where classes are named, and none of them is one of the trace's: its requests would all get the first's.
+    """
     if slo is None:
         return STANDARD
     if isinstance(slo, Objectives):
         return slo
-    named = dict.fromkeys(classes, slo) if isinstance(slo, SLO) else dict(slo)
+    known = tuple(classes)
+    named = dict.fromkeys(known, slo) if isinstance(slo, SLO) else dict(slo)
     if not named:
         raise ValueError("no class has objectives")
+    if known and not named.keys() & set(known):
+        raise ValueError(f"objectives for {', '.join(named)}, but the trace's classes are {', '.join(known)}")
     return Objectives(
         classes={
             name: SloClass(priority=s.priority, ttft_s=s.ttft_s, tpot_s=s.tpot_s) for name, s in named.items()
@@ -255,5 +264,4 @@ def objectives(slo: Goals, classes: Iterable[str]) -> Objectives:
 
 def _compile(policy: str, fuel: int | None) -> CompiledPolicy:
     """Compiled afresh: each router has a meter of its own, each run starts with none used."""
-    text = library.source(policy) if policy.isidentifier() else policy
-    return compile_policy(text, "dispatch", fuel=fuel)
+    return compile_policy(policy, "dispatch", fuel=fuel)

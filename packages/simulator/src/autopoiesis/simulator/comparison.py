@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None]
 
 
 def compare(
-    policies: Sequence[str] | Mapping[str, str],
+    policies: Sequence[str] | Mapping[str, str | Path],
     trace: Trace,
     fleet: Fleet | str,
     slo: Goals = None,
@@ -48,15 +49,16 @@ def compare(
 ) -> Comparison:
     """Every policy at every load with every seed: figures, and a ranking that knows what is noise.
 
-    `policies` are library names or, as a mapping, labels with a library name or source text each. `options` go to `evaluate`.
+    `policies` are library names or, as a mapping, labels with a library name, file or source text each. `options` go to `evaluate`.
     Several `processes` need the caller's module to be importable, as `multiprocessing` does (`if __name__ == "__main__"`).
     Raises what `evaluate` raises.
     """
-    named = dict(policies) if isinstance(policies, Mapping) else {name: name for name in policies}
-    if not named:
+    given = dict(policies) if isinstance(policies, Mapping) else {name: name for name in policies}
+    if not given:
         raise ValueError("at least one policy is needed")
+    named = {label: library.text_of(policy, "dispatch") for label, policy in given.items()}
     for text in named.values():
-        compile_policy(library.source(text) if text.isidentifier() else text, "dispatch")
+        compile_policy(text, "dispatch")
     if not len(trace):
         raise ValueError("the trace has no requests")
     span = float(trace.arrival[-1]) - warmup_s

@@ -55,7 +55,7 @@ class Standing:
     """Means over loads and seeds."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Several policies on exactly the same arrivals."""
 
@@ -64,6 +64,11 @@ class Comparison:
     """Length of the scored window."""
     confidence: float = 0.95
     """That every statement about a group holds at once."""
+
+    def __repr__(self) -> str:
+        loads = ", ".join(f"{load:g}" for load in self.loads)
+        best = [standing.policy for standing in self.ranking()[:3]]
+        return f"<Comparison of {len(self.policies)} policies at loads {loads}; best {', '.join(best)}>"
 
     @property
     def policies(self) -> tuple[str, ...]:

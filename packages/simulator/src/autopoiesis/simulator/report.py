@@ -42,7 +42,7 @@ class ConservationError(AssertionError):
     """The simulator broke a law that no parameter can excuse: a bug, never a property of a policy."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """One policy, one load, one seed. Columns have one entry per arrival of the trace, in its order; times are seconds.
 
@@ -92,6 +92,10 @@ class Run:
 
     def __len__(self) -> int:
         return int(self.scored.sum())
+
+    def __repr__(self) -> str:
+        met = f"{self.attainment():.1%} in time" if len(self) else "none scored"
+        return f"<Run at load {self.load:g}, seed {self.seed}: {len(self)} arrivals, {met}>"
 
     @property
     def gpu(self) -> Column:
@@ -198,7 +202,7 @@ class Run:
         return frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """One policy over loads and seeds."""
 
@@ -206,6 +210,9 @@ class Report:
     """Its hash."""
     objectives: Objectives
     runs: tuple[Run, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        return f"<Report on policy {self.policy[:12]}: {', '.join(map(repr, self.runs))}>"
 
     def summary(self) -> list[dict[str, float]]:
         """Per load, means over seeds of each run's figures; loads rising."""

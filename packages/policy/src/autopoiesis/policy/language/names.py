@@ -14,6 +14,17 @@ from autopoiesis.policy.language.module import (
 from autopoiesis.policy.language.report import Problems
 
 ALLOWED = frozenset({*grammar.STATEMENTS, *grammar.EXPRESSIONS, *grammar.OPERATORS, ast.arguments, ast.arg})
+ELSEWHERE = {
+    "print": "nothing: `autopoiesis policy run` shows what a policy decides",
+    "map": "a comprehension",
+    "filter": "a comprehension with `if`",
+    "isinstance": "`is None`; fields have one type each",
+    "random": "`ctx.random()`",
+    "time": "`ctx.now`",
+    "np": "lists, `sum` and comprehensions",
+    "numpy": "lists, `sum` and comprehensions",
+}
+"""What takes the place of names that authors miss."""
 
 
 class NameChecker(ast.NodeVisitor):
@@ -141,7 +152,7 @@ class NameChecker(ast.NodeVisitor):
             node,
             "name",
             f"`{node.id}` is not defined here and not a name of the language",
-            f"`{close[0]}`" if close else "define it, or use a listed builtin",
+            ELSEWHERE.get(node.id) or (f"`{close[0]}`" if close else "define it, or use a listed builtin"),
         )
 
     def visit_Attribute(self, node: ast.Attribute) -> None:

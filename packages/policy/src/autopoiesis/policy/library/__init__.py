@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from autopoiesis.policy.api import Kind
@@ -56,6 +57,23 @@ def source(name: str) -> str:
         return _sources()[name]
     except KeyError:
         raise KeyError(f"no shipped policy {name!r}; there are {', '.join(_sources())}") from None
+
+
+def text_of(policy: str | Path, kind: Kind) -> str:
+    """The text that `policy` stands for: a shipped name, a file (a path, or its name ending in .py), or already a text.
+
+    Raises KeyError for an unknown name, ValueError for a shipped policy of the other kind, OSError for a file that cannot be read.
+    """
+    if isinstance(policy, Path) or (policy.endswith(".py") and "\n" not in policy):
+        return Path(policy).read_text(encoding="utf-8")
+    if not policy.isidentifier():
+        return policy
+    text = source(policy)
+    if _kind(policy) != kind:
+        raise ValueError(
+            f"{policy} is a {_kind(policy)} policy; here a {kind} policy is needed, such as {names(kind)[0]}"
+        )
+    return text
 
 
 def load(name: str, *, fuel: int | None = None) -> CompiledPolicy:

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from autopoiesis.policy import library
 from autopoiesis.policy.api import ModelDemand, PlanContext, Replicas, Role
@@ -39,8 +40,8 @@ Kind = tuple[str, int, Role]
 class Planning:
     """Who plans, over what, and what that costs. Seconds where not said."""
 
-    policy: str
-    """A library name or source text of kind `plan`."""
+    policy: str | Path
+    """A library name, file or source text of kind `plan`."""
     gpus: Mapping[str, int]
     """GPUs of the cluster by type, those in use included."""
     changes: Sequence[tuple[float, Mapping[str, int]]] = ()
@@ -85,8 +86,7 @@ class Planning:
         later: Callable[[float, Callable[[float], None]], None],
     ) -> Planner:
         """A planner for one world. Raises `PolicyError` where the policy does not verify."""
-        text = library.source(self.policy) if self.policy.isidentifier() else self.policy
-        policy: CompiledPolicy = compile_policy(text, "plan", fuel=self.fuel)
+        policy: CompiledPolicy = compile_policy(library.text_of(self.policy, "plan"), "plan", fuel=self.fuel)
         return Planner(self, policy, prepared, rows, members, later)
 
 
