@@ -43,7 +43,7 @@ from autopoiesis.synthesizer.candidates import Scored
 from autopoiesis.synthesizer.evolution import Evolution
 from autopoiesis.synthesizer.fitness import Bounds
 from autopoiesis.synthesizer.llm import LanguageModel
-from autopoiesis.synthesizer.memory import shipped as seeds
+from autopoiesis.synthesizer.candidates import shipped as seeds
 from autopoiesis.synthesizer.proposers.llm import Call, LlmProposer
 from autopoiesis.synthesizer.replay import MODULES, Replays
 from autopoiesis.synthesizer.scoring import Plan, WindowScorer

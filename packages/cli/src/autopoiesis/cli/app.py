@@ -1,5 +1,6 @@
 """The `autopoiesis` command: every subcommand and how their errors are told."""
 
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -18,12 +19,14 @@ from autopoiesis.store import StoreError
 
 app = App(
     name="autopoiesis",
+    version=lambda: importlib.metadata.version("autopoiesis-cli"),
     help="An LLM serving system that rewrites its own serving policy while it serves, and proves each rewrite first.",
 )
 app.command(up.up)
 app.command(demo.demo)
 app.command(load.load)
 app.command(whatif.whatif)
+app.command("autopoiesis.cli.commands.evolve:evolve", name="evolve")  # lazy: it loads a model's client
 app.command(status.status)
 app.command(doctor.doctor)
 app.command(policy.app, name="policy")

@@ -6,7 +6,7 @@ Okabe and Ito (2008), which colour-blind readers can tell apart; where there are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,6 +33,8 @@ STATES: Final[dict[str, dict[str, Any]]] = {
     "draining": {"facecolor": COLOURS[4]},
 }
 """How a timeline draws a replica's states; those that hold no GPU are blank."""
+ARMS: Final = {"seed": "seeds", "evolved": "evolved", "control": "independent drafts"}
+"""Where a candidate of a search comes from."""
 POINTS: Final = 600
 """Places in time at which a run is drawn."""
 
@@ -170,6 +172,27 @@ def fleet_timeline(run: Run) -> Figure:
     axis.set_yticks(range(len(totals)), [replica.name for replica in totals])
     axis.set(xlabel=f"time ({unit})", xlim=(began / scale, ended / scale))
     axis.invert_yaxis()
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    return figure
+
+
+def search(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Fitness over the candidates of a search: `Found.rows()` of the synthesizer, or the rows of its candidates.csv as numbers.
+
+    A point for each that came to the last stage, by how it came about; the line is the best so far, 1 the policy to beat.
+    """
+    figure, axis = _single(8.0, 4.2)
+    final = [row for row in rows if row["final"]]
+    for (arm, label), colour, marker in zip(ARMS.items(), COLOURS, MARKERS, strict=False):
+        points = [row for row in final if row["arm"] == arm]
+        if points:
+            axis.scatter([r["number"] for r in points], [r["fitness"] for r in points], s=16, color=colour, marker=marker, label=label, zorder=3)  # fmt: skip
+    axis.step([row["number"] for row in rows], [row["best"] for row in rows], where="post", color=INK, linewidth=1.4, label="best so far")  # fmt: skip
+    axis.axhline(1.0, color=INK, linewidth=0.8, linestyle=":")
+    if final:
+        best = max(row["fitness"] for row in final)
+        axis.set_ylim(max(min(row["fitness"] for row in final), 1.0 - 1.5 * max(best - 1.0, 0.1)), None)
+    axis.set(xlabel="candidates", ylabel="fitness (1: the policy to beat)")
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
 

@@ -1,8 +1,11 @@
 """A policy together with what is known of how well it does."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from autopoiesis.contracts.messages.policy import Kind, Origin, Score
+from autopoiesis.policy import library
+from autopoiesis.policy.language import policy_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,11 @@ class Scored:
     feedback: str = ""
     """The evaluator's last word on it, empty if it never spoke."""
 
+    @classmethod
+    def of(cls, source: str, kind: Kind, title: str, origin: Origin = "library") -> Self:
+        """A text by its hash, not scored yet. Raises PolicyError for one that does not verify."""
+        return cls(policy_hash(source, kind), source, kind, origin, title=title)
+
     @property
     def fitness(self) -> float:
         """-inf while not scored."""
@@ -44,3 +52,8 @@ class Scored:
 def preference(policy: Scored) -> tuple[float, int, str]:
     """Sort key, best first; among equals the shorter text."""
     return -round(policy.fitness, 4), len(policy.source), policy.hash
+
+
+def shipped(kind: Kind) -> list[Scored]:
+    """The policies we ship."""
+    return [Scored.of(library.source(name), kind, name) for name in library.names(kind)]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -66,7 +66,9 @@ class Evolution:
         *,
         seed: int,
         islands: int = 1,
+        watch: Callable[[int, bool], None] | None = None,
     ) -> None:
+        """`watch` is told of each generation that is over: its number, and whether it was one of the control arm."""
         self.archive = Islands(scorer.niche, islands)
         self.failures: list[str] = []
         self.tried: list[Scored] = []
@@ -81,6 +83,7 @@ class Evolution:
         self._seeds: list[Scored] = []
         self._incumbent: Scored | None = None
         self._cut_short = False
+        self._watch = watch or (lambda generation, control: None)
 
     @property
     def incumbent(self) -> Scored:
@@ -127,6 +130,7 @@ class Evolution:
                 arm = self.independent if control else self.evolved
                 if not await self._generation(drafts, arm, island, breed=not control):
                     await asyncio.sleep(0.01)  # nothing new came of it: let answers arrive
+                self._watch(generation, control)
                 generation += 1
                 if generation % MIGRATE_EVERY == 0:
                     self.archive.migrate()
@@ -266,10 +270,9 @@ class Evolution:
         for stage in range(1, self._scorer.stages + 1):
             if not running or (in_time and self._budget.left_s <= 0):
                 return {}
-            scored = [
-                s for s in await asyncio.gather(*(self._try(c, stage) for c in running)) if s is not None
-            ]
-            scored.sort(key=preference)
+            tried = await asyncio.gather(*(self._try(c, stage) for c in running))
+            self.failures += [why for why in tried if isinstance(why, str)]
+            scored = sorted((s for s in tried if isinstance(s, Scored)), key=preference)
             within = sum(s.fitness >= self._best_at[stage] - SLACK for s in scored)
             going = (
                 len(scored)
@@ -283,12 +286,12 @@ class Evolution:
             self.archive.add(running, island)
         return {s.hash: s.fitness for s in running}
 
-    async def _try(self, policy: Scored, stage: int) -> Scored | None:
+    async def _try(self, policy: Scored, stage: int) -> Scored | str:
+        """With its result, or why there is none: noted in the order of candidates, whichever replay ends first."""
         try:
             return await self._scored(policy, stage)
         except FailedReplayError as error:
-            self._failed(f"{policy.title[:100]}: {error}")
-            return None
+            return f"{policy.title[:100]}: {error}"
 
     async def _scored(self, policy: Scored, stage: int) -> Scored:
         return replace(policy, result=await self._scorer.score(policy, self.incumbent, stage))

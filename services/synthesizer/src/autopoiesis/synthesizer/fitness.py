@@ -1,6 +1,6 @@
 """From replays to one number: goodput relative to the incumbent's, less what the evaluator would refuse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -15,6 +15,39 @@ MOVES = 16
 """Of a plan policy's replay, that are told to proposers."""
 
 
+Objective = Callable[[Pass, Pass], float]
+"""A candidate's replay against the incumbent's of the same load and seed: 1 if they are equal, more where the candidate is better.
+
+Its docstring's first line is told to proposers.
+"""
+
+
+def goodput(ours: Pass, theirs: Pass) -> float:
+    """Goodput divided by the incumbent's"""
+    return _ratio(ours.goodput, theirs.goodput)
+
+
+def first_token(ours: Pass, theirs: Pass) -> float:
+    """The incumbent's 95th percentile of the time to the first token divided by the candidate's, less what the candidate rejects more"""
+    return _ratio(theirs.ttft_p95_s, ours.ttft_p95_s) - _rejects_more(ours, theirs)
+
+
+def pace(ours: Pass, theirs: Pass) -> float:
+    """The incumbent's 95th percentile of the time per output token divided by the candidate's, less what the candidate rejects more"""
+    return _ratio(theirs.tpot_p95_s, ours.tpot_p95_s) - _rejects_more(ours, theirs)
+
+
+OBJECTIVES: Mapping[str, Objective] = {"goodput": goodput, "first-token": first_token, "pace": pace}
+
+
+def _ratio(above: float, below: float) -> float:
+    return (above + 1e-9) / (below + 1e-9)
+
+
+def _rejects_more(ours: Pass, theirs: Pass) -> float:
+    return max(0, ours.rejected - theirs.rejected) / max(ours.arrivals, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What no proposal may exceed; the evaluator's own bounds decide in the end."""
@@ -27,9 +60,11 @@ class Bounds:
     """Mean per request."""
 
 
-def judge(ours: Sequence[Pass], theirs: Sequence[Pass], bounds: Bounds, stage: int) -> Result:
+def judge(
+    ours: Sequence[Pass], theirs: Sequence[Pass], bounds: Bounds, stage: int, objective: Objective = goodput
+) -> Result:
     """`ours` against the incumbent's passes at the same loads and seeds, in the same order."""
-    ratios = [(a.goodput + 1e-9) / (b.goodput + 1e-9) for a, b in zip(ours, theirs, strict=True)]
+    ratios = [objective(a, b) for a, b in zip(ours, theirs, strict=True)]
     broken = _excess(ours, theirs, bounds)
     faults = sum(p.faults for p in ours)
     fitness = sum(ratios) / len(ratios) - PENALTY * sum(broken) - (1.0 if faults else 0.0)

@@ -11,10 +11,10 @@ from autopoiesis.contracts.messages.trace import SnapshotReady
 from autopoiesis.contracts.subjects import PROPOSED, slug
 from autopoiesis.policy import library
 from autopoiesis.policy.api import API_VERSION
-from autopoiesis.policy.language import policy_hash, verify
+from autopoiesis.policy.language import verify
 from autopoiesis.store import Store, Unit
 from autopoiesis.store.models import Completion, Evaluation, Policy
-from autopoiesis.synthesizer.candidates import Scored
+from autopoiesis.synthesizer.candidates import Scored, shipped
 from autopoiesis.synthesizer.features import features
 from autopoiesis.synthesizer.prompt import Message
 from autopoiesis.synthesizer.proposers.llm import Call
@@ -29,14 +29,6 @@ _ORIGINS: dict[str, Origin] = {
 }  # fmt: skip
 
 
-def shipped(kind: Kind) -> list[Scored]:
-    """The policies we ship."""
-    sources = {name: library.source(name) for name in library.names(kind)}
-    return [
-        Scored(policy_hash(text, kind), text, kind, "library", title=name) for name, text in sources.items()
-    ]
-
-
 class Memory:
     """One (scope, kind). Every method is one transaction and raises StoreError."""
 
@@ -49,8 +41,7 @@ class Memory:
             standing = await unit.activations.current(self.scope, self.kind)
         if standing is not None:
             return self._scored(standing.policy)
-        text = library.source(initial)
-        return Scored(policy_hash(text, self.kind), text, self.kind, "library", title=initial)
+        return Scored.of(library.source(initial), self.kind, initial)
 
     async def seeds(self) -> list[Scored]:
         """Shipped policies, the best archived ones and the best of each cell, as far as they still verify."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from autopoiesis.synthesizer.candidates import Result, Scored
 from autopoiesis.synthesizer.features import features
-from autopoiesis.synthesizer.fitness import Bounds, judge
+from autopoiesis.synthesizer.fitness import Bounds, Objective, goodput, judge
 from autopoiesis.synthesizer.replay import Pass, Place
 
 FRESH_SEEDS = (101,)
@@ -54,6 +54,7 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     stretch: bool = True
     """Begin with a busy stretch; no good for plan policies, whose moves need a whole window to pay."""
+    objective: Objective = goodput
 
     @property
     def stages(self) -> tuple[tuple[Place, tuple[float, ...], tuple[int, ...]], ...]:
@@ -99,4 +100,4 @@ class WindowScorer:
     ) -> Result:
         theirs = await self._replays.run(incumbent, place, loads, seeds)
         ours = await self._replays.run(policy, place, loads, seeds)
-        return judge(ours, theirs, self._plan.bounds, stage)
+        return judge(ours, theirs, self._plan.bounds, stage, self._plan.objective)

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from autopoiesis.cli.context import COMMON, Common
-from autopoiesis.cli.output import CommandError, print_json, progress
+from autopoiesis.cli.output import CommandError, console, print_json, progress
 from autopoiesis.cli.whatif import asked, tables
 from autopoiesis.runtime.settings import SloSettings
-from autopoiesis.simulator import Comparison, Fleet, Trace, compare, load_trace
+from autopoiesis.simulator import Comparison, Fleet, Trace, compare
 from autopoiesis.simulator.api import LoadUnit, capacity, objectives
 from autopoiesis.simulator.extras import figure_class
-
-WIDTH_OF_FILES = 200
 
 
 def whatif(
@@ -78,7 +75,7 @@ def whatif(
     loads = asked.loads(load or ["1"])
     if seeds < 1:
         raise CommandError(f"--seeds {seeds}: at least 1")
-    traffic = _traffic(trace, failed, seconds)
+    traffic = asked.traffic(trace, failed, seconds)
     place = asked.fleet(fleet, spot, membership, notice_s=notice, span_s=traffic.duration, model=model)
     goals = objectives(asked.goals(slo or ()) or common.settings()[SloSettings].objectives, traffic.classes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -126,22 +123,7 @@ def whatif(
         _draw(result, plot, list(policy or ()), goals.of(traffic.classes[0]).ttft_s)
 
 
-def _traffic(path: Path, failed: Literal["drop", "keep", "error"], seconds: float | None) -> Trace:
-    whole = load_trace(path, failed=failed)
-    start = float(whole.arrival[0])
-    whole = whole.shifted(-start)
-    if seconds is None:
-        return whole
-    part = whole.between(0.0, seconds)
-    if len(part) < 2:
-        raise CommandError(f"--seconds {seconds:g}: only {len(part)} of the requests arrive in that time")
-    return part
-
-
 def _print(result: Comparison, traffic: Trace, fleet: Fleet, facts: dict[str, object]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH_OF_FILES)
     dropped = f", {traffic.dropped} failed ones dropped" if traffic.dropped else ""
     console.print(
         f"{facts['trace']}: {len(traffic)} requests over {traffic.duration:.0f} s, {traffic.rate:.3g}/s{dropped}",

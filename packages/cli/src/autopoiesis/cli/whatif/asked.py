@@ -10,6 +10,7 @@ import msgspec
 from autopoiesis.cli.output import CommandError
 from autopoiesis.policy import library
 from autopoiesis.policy.language import PolicyError, compile_policy
+from autopoiesis.simulator import Trace, load_trace
 from autopoiesis.simulator.api import SLO, Fleet
 from autopoiesis.simulator.models import ModelShape, from_config
 from autopoiesis.simulator.models import model as known_model
@@ -20,6 +21,19 @@ Shipped = Literal["all", "rivals", "none"]
 
 _SLO = re.compile(r"(?:(?P<klass>[^:=,]+):)?(?P<limits>[^:]+)")
 _LIMIT = re.compile(r"\s*(ttft|tpot|priority)\s*=\s*(\d+\.?\d*|\.\d+)\s*(ms|s|)\s*")
+
+
+def traffic(path: Path, failed: Literal["drop", "keep", "error"], seconds: float | None) -> Trace:
+    """A trace whose times begin at zero, its first `seconds` alone where they are given. Raises CommandError, TraceError."""
+    whole = load_trace(path, failed=failed)
+    start = float(whole.arrival[0])
+    whole = whole.shifted(-start)
+    if seconds is None:
+        return whole
+    part = whole.between(0.0, seconds)
+    if len(part) < 2:
+        raise CommandError(f"--seconds {seconds:g}: only {len(part)} of the requests arrive in that time")
+    return part
 
 
 def policies(given: Sequence[str], shipped: Shipped) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""A plan policy on a recorded window: the planner's rules, the GPUs there were, and what starting a replica was seen to take."""
+"""Recorded windows: a plan policy on one (the planner's rules, the GPUs there were, what starting a replica was seen to take), and
+any trace on any fleet as if it had been recorded.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,13 @@ from itertools import pairwise
 import msgspec
 
 from autopoiesis.contracts.messages.fleet import ModelBounds
+from autopoiesis.contracts.slo import Objectives
 from autopoiesis.simulator.fleet import Fleet
+from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.requests.planning import Planning
-from autopoiesis.simulator.workload.window import SnapshotInfo
+from autopoiesis.simulator.steptime import Steps, StepTime
+from autopoiesis.simulator.workload.trace import Trace
+from autopoiesis.simulator.workload.window import SnapshotInfo, Window
 
 
 class UnplannedError(ValueError):
@@ -55,3 +61,35 @@ def fleet_of(info: SnapshotInfo) -> Fleet:
         if beat.state in {"ready", "loading"}
     )
     return Fleet.of_snapshot(msgspec.structs.replace(info, fleet=standing, changes=()))
+
+
+def window_of(trace: Trace, fleet: Fleet, objectives: Objectives, *, routers: int = 1) -> Window:
+    """`trace`, whose times begin at zero, on `fleet`, as if an observer had recorded it: the form that a replay in the jail takes.
+
+    Raises ValueError for what such a window cannot hold: a fleet that changes, or engines other than those of its GPUs' and model's names.
+    """
+    if fleet.changes:
+        raise ValueError("the fleet changes over time; only one that stays can be written down as a window")
+    info = SnapshotInfo(
+        scope=f"offline/{fleet.replicas[0].model}",
+        start_unix_s=0.0,
+        end_unix_s=float(trace.arrival[-1]),
+        objectives=objectives,
+        fleet=tuple(Engine(spec, 0.0, None).heartbeat(0.0) for spec in fleet.replicas),
+        routers=routers,
+    )
+    for spec, again in zip(fleet.replicas, Fleet.of_snapshot(info).replicas, strict=True):
+        if _speed(spec.steps) != _speed(again.steps):
+            raise ValueError(
+                f"{spec.name} is not {spec.model} on {spec.gpu} as shipped; a window names model and GPU, and calibrations or "
+                "models of your own are lost with it"
+            )
+    return Window(info, trace)
+
+
+def _speed(steps: Steps) -> object:
+    return (
+        (steps.gpu, steps.model, steps.tp, steps.efficiency, steps.scale)
+        if isinstance(steps, StepTime)
+        else steps
+    )
