@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-MASK = 0xFFFF_FFFF_FFFF_FFFF
+from typing import Final
+
+MASK: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def mix(value: int) -> int:

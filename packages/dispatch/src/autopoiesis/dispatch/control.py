@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from autopoiesis.contracts.messages.policy import Activation
 from autopoiesis.dispatch.chance import mix
 from autopoiesis.dispatch.deciding import Decider
@@ -12,7 +14,7 @@ from autopoiesis.dispatch.port import Compile, CompiledPolicy
 from autopoiesis.dispatch.settings import DispatchSettings
 from autopoiesis.dispatch.strikes import Strikes
 
-MAX_REASON = 500
+MAX_REASON: Final = 500
 
 
 class Control:

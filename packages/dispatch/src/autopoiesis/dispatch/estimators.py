@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
-HALF_LIFE_S = 60.0
+HALF_LIFE_S: Final = 60.0
 
 
 class Decaying:
@@ -33,7 +34,7 @@ class FaultRate:
 
     __slots__ = ("_at", "rate")
 
-    WEIGHT = 0.1
+    WEIGHT: Final = 0.1
 
     def __init__(self) -> None:
         self.rate = 0.0
@@ -55,9 +56,9 @@ class Correction:
 
     __slots__ = ("_log", "factor")
 
-    WEIGHT = 0.05
-    LIMIT = 10.0
-    FLOOR_S = 0.001
+    WEIGHT: Final = 0.05
+    LIMIT: Final = 10.0
+    FLOOR_S: Final = 0.001
 
     def __init__(self) -> None:
         self._log = 0.0
@@ -77,7 +78,7 @@ class PromptRatio:
 
     __slots__ = ("_bytes", "_tokens", "value")
 
-    KEEP = 1 - 1 / 512
+    KEEP: Final = 1 - 1 / 512
 
     def __init__(self, prior: float, prior_bytes: float = 4096.0) -> None:
         self._tokens = prior * prior_bytes

@@ -8,13 +8,17 @@ cache is full, for other sequences to end. With `R` sequences of `mean_output` t
 
 from __future__ import annotations
 
+from typing import Final
+
 from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.dispatch.estimators import Correction
 
-UNKNOWN = StepModel(base_s=0.02, prefill_token_s=5e-5, kv_token_s=0.0, sequence_s=0.0, chunk_tokens=2048)
+UNKNOWN: Final = StepModel(
+    base_s=0.02, prefill_token_s=5e-5, kv_token_s=0.0, sequence_s=0.0, chunk_tokens=2048
+)
 """Assumed of engines that do not tell; the correction learns the rest."""
 
-MAX_PREFILL_SHARE = 0.8
+MAX_PREFILL_SHARE: Final = 0.8
 
 
 class Latency:
@@ -75,7 +79,7 @@ class Latency:
             sequences = max_running
         kv_held = kv_used + queued_prefill + 0.5 * mean_output
         if kv_capacity and kv_held > kv_capacity:
-            kv_held = kv_capacity
+            kv_held = float(kv_capacity)
         self._kv_token = step.kv_token_s
         self._tpot_base = step.base_s + step.sequence_s * sequences + step.kv_token_s * kv_held
         share = prefill_rate * step.prefill_token_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.dispatch.estimators import PromptRatio
@@ -29,7 +30,7 @@ class Offer:
             view.index = index
 
 
-NOTHING = Offer((), -math.inf)
+NOTHING: Final = Offer((), -math.inf)
 
 
 class ModelState:

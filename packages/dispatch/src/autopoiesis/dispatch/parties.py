@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from autopoiesis.dispatch.estimators import Decaying
 
@@ -23,7 +23,7 @@ class Party:
         """Where its last request was sent."""
 
 
-NO_SESSION = Party(0)
+NO_SESSION: Final = Party(0)
 """Stands for the session of requests that name none. Nothing is charged to it."""
-NO_TENANT = Party(0)
+NO_TENANT: Final = Party(0)
 """Stands for every tenant where nothing reads whose a request is. Nothing is charged to it."""

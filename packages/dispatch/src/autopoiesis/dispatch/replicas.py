@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from autopoiesis.contracts.messages.fleet import Heartbeat
 from autopoiesis.dispatch.estimators import Decaying, FaultRate
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from autopoiesis.dispatch.models import ModelState
     from autopoiesis.dispatch.ticket import Ticket
 
-PREFILL_RATE_HALF_LIFE_S = 10.0
-PER_SECOND = math.log(2) / PREFILL_RATE_HALF_LIFE_S
+PREFILL_RATE_HALF_LIFE_S: Final = 10.0
+PER_SECOND: Final = math.log(2) / PREFILL_RATE_HALF_LIFE_S
 """Turns a sum that decays with that half-life into a rate."""
 
 

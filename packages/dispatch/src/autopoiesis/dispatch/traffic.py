@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
-SHORT_S = 10
-LONG_S = 60
+SHORT_S: Final = 10
+LONG_S: Final = 60
 
 
 class Counts:
