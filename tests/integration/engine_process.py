@@ -1,6 +1,7 @@
 """A program that stands in the place of an engine's process: answers each request with its own body, or does what it says.
 
-`python engine_process.py --fd N`. Words in a body: `hang` answers nothing, `die` ends the process at once.
+`python engine_process.py --fd N`. Words in a body: `hang` answers nothing, `die` ends the process at once. A model that is `restless`
+cannot sleep, and a `sound sleeper` does not wake.
 """
 
 import argparse
@@ -26,7 +27,8 @@ async def main(fd: int) -> None:
     core = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])  # noqa: ASYNC220 - starts at once
     link.send(frames.Progress(0.5))
     link.send(frames.Seen(stats=EngineStats(state="ready", kv_capacity_tokens=core.pid)))
-    link.send(frames.Ready(version="stand-in 1"))
+    sleeps = configure.sleeps and configure.model != "restless"
+    link.send(frames.Ready(version="stand-in 1", sleeps=sleeps))
     while (frame := await link.receive()) is not None:
         if isinstance(frame, frames.Run):
             body = bytes(frame.request.body).decode()
@@ -38,7 +40,8 @@ async def main(fd: int) -> None:
                 link.send(frames.Said(frame.request.request_id, ended))
         elif isinstance(frame, frames.Sleep | frames.Wake):
             asleep = isinstance(frame, frames.Sleep)
-            link.send(frames.Slept(asleep=asleep))
+            error = "sleeps too well" if not asleep and configure.model == "sound sleeper" else ""
+            link.send(frames.Slept(asleep=asleep or bool(error), error=error))
         elif isinstance(frame, frames.Abort):
             link.send(frames.Seen(stats=EngineStats(state="ready", running=77)))
 

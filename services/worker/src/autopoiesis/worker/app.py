@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -76,6 +76,9 @@ def attached(settings: WorkerSettings, urls: dict[str, str]) -> EngineFactory:
     return make
 
 
+async def _nothing() -> None: ...
+
+
 @dataclass(frozen=True)
 class NodePlan:
     """The replicas at start, how to make engines, and what the machine has."""
@@ -84,6 +87,8 @@ class NodePlan:
     make_engine: EngineFactory
     gpus: Mapping[str, int]
     measured: Mapping[str, Device] = field(default_factory=dict)
+    close: Callable[[], Awaitable[None]] = _nothing
+    """Ends engines that no replica has."""
 
 
 async def plan_node(settings: WorkerSettings, vllm: VllmSettings) -> NodePlan:
@@ -119,7 +124,8 @@ async def plan_vllm(settings: WorkerSettings, vllm: VllmSettings) -> NodePlan:
         if count > pool.counts[kind]:
             raise ValueError(f"worker.replicas needs {count} x {kind}; this machine has {pool.counts[kind]}")
     factory = VllmFactory(vllm, pool, chunk_interval_s=settings.chunk_interval_s)
-    return NodePlan(specs, factory, pool.counts, {k: d for k, d in measured.items() if k in pool.counts})
+    seen = {kind: device for kind, device in measured.items() if kind in pool.counts}
+    return NodePlan(specs, factory, pool.counts, seen, factory.aclose)
 
 
 def plan_attached(settings: WorkerSettings) -> NodePlan:
@@ -160,6 +166,7 @@ async def serve(bus: Bus, settings: WorkerSettings, vllm: VllmSettings, service:
         service.ready(node=settings.node, replicas=[spec.name for spec in plan.specs])
         await service.until_stopped()
     finally:
+        await plan.close()
         await node.stop(settings.drain_s)
         await responders.close()
 

@@ -31,6 +31,13 @@ class DevicePool:
         self._free.difference_update(taken)
         return taken
 
+    def take_again(self, numbers: Sequence[int]) -> bool:
+        """Take the very devices `numbers`, if all of them are free."""
+        free = self._free.issuperset(numbers)
+        if free:
+            self._free.difference_update(numbers)
+        return free
+
     def give_back(self, numbers: Sequence[int]) -> None:
         self._free.update(numbers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -89,3 +89,8 @@ class VllmSettings(Section, frozen=True, kw_only=True):
     """Environment of the engines' processes, on top of the worker's."""
     devices: str = ""
     """What this machine has, such as `4xH100` or `2xCPU`; found out by default."""
+    sleepers: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Retired engines that sleep, their weights in host memory, instead of ending: a plan that wants their like again has it at once.
+
+    Beside each there must be room for what it leaves on its GPUs: lower `--gpu-memory-utilization`. Not on the processor.
+    """

@@ -33,6 +33,8 @@ class Configure(msgspec.Struct, frozen=True, kw_only=True, tag="configure"):
     """Of the engine's own command line."""
     block_reports: bool = True
     """Watch which prompt blocks leave the prefix cache."""
+    sleeps: bool = False
+    """It is to be able to sleep, where its platform can."""
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -65,6 +67,8 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     version: str
     """Of the engine's software."""
+    sleeps: bool = False
+    """It takes `Sleep` and `Wake`."""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -25,6 +25,9 @@ BACKOFF_MIN_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 HEALTHY_S: Final = 30.0
 """An engine that was ready for so long is restarted at once."""
+
+TURN_S: Final = 120.0
+"""Longest time to fall asleep or to wake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +49,34 @@ class _Request:
         self.started = False
 
 
+async def _never(engine: ProcessEngine) -> bool:
+    return False
+
+
 class ProcessEngine:
-    """`base.Engine`. `on_freed` is called once, when the process and its memory have gone for good."""
+    """`base.Engine`. One that was stopped asleep may be started again, which wakes it."""
 
     def __init__(
-        self, program: Program, *, chunk_interval_s: float, on_freed: Callable[[], None] = lambda: None
+        self,
+        program: Program,
+        *,
+        chunk_interval_s: float,
+        on_freed: Callable[[], None] = lambda: None,
+        may_sleep: Callable[[ProcessEngine], Awaitable[bool]] = _never,
     ) -> None:
+        """`on_freed` is called each time it has given its accelerators back: asleep, or with its process gone for good.
+
+        `may_sleep` is asked when it is stopped: whether its process shall sleep instead of ending, if it can.
+        """
         self.model = program.configure.model
         self.changed = asyncio.Event()
         self._program = program
         self._chunk_interval_s = chunk_interval_s
         self._on_freed = on_freed
+        self._may_sleep = may_sleep
+        self._sleeps = False
+        self._asleep = False
+        self._holds = True
         self._state: ReplicaState = "loading"
         self._seen = EngineStats(state="loading", progress=0.0)
         self._progress = 0.0
@@ -78,7 +98,14 @@ class ProcessEngine:
         """Of the engine's process, none while there is none."""
         return self._child.pid if self._child is not None else None
 
+    @property
+    def sleeps(self) -> bool:
+        """It was stopped, and its process still lives."""
+        return self._asleep and self._child is not None
+
     async def start(self) -> None:
+        if self._asleep and await self._woken():
+            return
         self._supervising = asyncio.create_task(self._supervise(), name=f"supervise {self._name}")
         await self._settled.wait()
         if self._state != "ready":
@@ -136,14 +163,56 @@ class ProcessEngine:
         await self._ask(frames.Wake())
 
     async def stop(self) -> None:
-        self._stopping.set()
+        ready = self._state == "ready"
         self._become("stopped")
+        if self._child is not None:
+            for request_id in self._requests:
+                self._child.link.send(frames.Abort(request_id))
         self._lose("the engine was stopped")
+        if not (ready and self._sleeps and await self._may_sleep(self) and await self._fell_asleep()):
+            await self.end()
+
+    async def end(self) -> None:
+        """End its process, whether it sleeps or not."""
+        self._asleep = False
+        await self._end_process()
+        self._free()
+
+    async def _end_process(self) -> None:
+        self._stopping.set()
         if self._child is not None:
             self._child.ask_to_stop()
         if self._supervising is not None:
             await self._supervising
             self._supervising = None
+
+    async def _fell_asleep(self) -> bool:
+        try:
+            await self.sleep()
+        except RuntimeError as error:
+            log.warning("%s: it cannot sleep, so it ends: %s", self._name, error)
+            return False
+        self._asleep = True
+        self._free()
+        return True
+
+    async def _woken(self) -> bool:
+        """Whether it runs again; if not, its process has ended."""
+        self._asleep, self._holds, self._state = False, True, "loading"
+        try:
+            await self.wake()
+        except RuntimeError as error:
+            log.warning("%s: it does not wake, so it is started anew: %s", self._name, error)
+            await self._end_process()
+            self._stopping.clear()
+            self._settled.clear()
+            return False
+        return True
+
+    def _free(self) -> None:
+        """Its accelerators are others' to take."""
+        if self._holds:
+            self._holds = False
             self._on_freed()
 
     # -- the process
@@ -158,7 +227,7 @@ class ProcessEngine:
             self._ready_at = math.inf
             code = await self._live_once()
             self._settled.set()
-            if self._stopping.is_set() or self._refused:
+            if self._stopping.is_set() or self._refused or self._asleep:
                 break
             healthy = time.monotonic() - self._ready_at > HEALTHY_S
             backoff = BACKOFF_MIN_S if healthy else min(2 * backoff, BACKOFF_MAX_S)
@@ -199,6 +268,7 @@ class ProcessEngine:
                 self.changed.set()
             case frames.Ready():
                 self._ready_at = time.monotonic()
+                self._sleeps = frame.sleeps
                 log.info("%s: %s is ready", self._name, frame.version)
                 if self._state == "loading":
                     self._become("ready")
@@ -241,7 +311,10 @@ class ProcessEngine:
         if isinstance(frame, frames.Sleep):
             self._become("loading")
         self._child.link.send(frame)
-        answer = await self._slept
+        try:
+            answer = await asyncio.wait_for(self._slept, TURN_S)
+        except TimeoutError:
+            raise RuntimeError(f"no answer within {TURN_S:g} s") from None
         if self.pid is not None and not answer.asleep:
             self._become("ready")
         if answer.error:

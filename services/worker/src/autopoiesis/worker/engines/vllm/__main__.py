@@ -42,7 +42,7 @@ async def main(connected: socket.socket) -> int:
 
     host = Host(link, loaded)
     host.tell()
-    link.send(frames.Ready(version=f"vLLM {version}"))
+    link.send(frames.Ready(version=f"vLLM {version}", sleeps=loaded.sleeps))
     try:
         return await host.serve()
     finally:

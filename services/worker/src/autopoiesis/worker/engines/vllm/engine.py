@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shlex
 import time
@@ -16,6 +17,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.platforms import current_platform
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -25,6 +27,8 @@ from autopoiesis.worker.engines.vllm.blocks import BlockLedger
 from autopoiesis.worker.engines.vllm.events import follow
 from autopoiesis.worker.engines.vllm.llm import ResumingLLM
 from autopoiesis.worker.engines.vllm.observer import Observer
+
+log = logging.getLogger(__name__)
 
 
 class ArgumentsError(Exception):
@@ -41,6 +45,8 @@ class Loaded:
     observer: Observer
     ledger: BlockLedger
     following: asyncio.Task[None] | None
+    sleeps: bool
+    """Its memory can be given back and taken again."""
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -61,11 +67,20 @@ def arguments(configure: Configure, events_endpoint: str) -> Namespace:
         "--enable-prompt-tokens-details",
         "--enable-logging-iteration-details",
         *(("--kv-events-config", json.dumps(events)) if configure.block_reports else ()),
+        *(("--enable-sleep-mode",) if configure.sleeps and _can_sleep() else ()),
     ]
     parser = make_arg_parser(_Parser(description="vLLM"))
     found: Namespace = parser.parse_args([*ours, *configure.arguments])
     found.model = found.model_tag
     return found
+
+
+def _can_sleep() -> bool:
+    """VLLM refuses to start with sleep mode on a platform that lacks it."""
+    if current_platform.is_sleep_mode_available():
+        return True
+    log.warning("vLLM has no sleep mode on this platform: engines end where they could sleep")
+    return False
 
 
 def args_text(configure: Configure) -> str:
@@ -112,7 +127,7 @@ async def load(configure: Configure, progress: Callable[[float], None]) -> Loade
     if configure.block_reports:
         following = asyncio.create_task(follow(endpoint, ledger), name="KV events")
         llm.on_prompt = _note_prompt(ledger)
-    return Loaded(llm, app, observers[0], ledger, following)
+    return Loaded(llm, app, observers[0], ledger, following, engine_args.enable_sleep_mode)
 
 
 def _note_prompt(ledger: BlockLedger) -> Callable[[Generate, list[int]], None]:
