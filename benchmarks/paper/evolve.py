@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import logging
 import sys
@@ -94,6 +95,8 @@ async def evolve(
         islands=asked.islands,
     )
 
+    answers = itertools.count(1)
+
     def keep_runs() -> None:
         for name, on in runs.items():
             recording.keep_runs(on.results, name)
@@ -101,7 +104,8 @@ async def evolve(
     async def keep(call: Call) -> None:
         keep_runs()
         await recording.keep_call(call)
-        print(f"answer {budget.calls}: {call.candidate[:12] or call.error.splitlines()[0][:100]}", flush=True)
+        came_of_it = call.candidate[:12] or call.error.splitlines()[0][:100]
+        print(f"answer {next(answers)}: {came_of_it}", flush=True)
 
     known = [scored(source, name) for name, source in asked.seeds.items()]
     warm = [scored(source, "from an earlier run", "archive") for source in asked.warm]

@@ -15,6 +15,7 @@ HOME = {
     "stable": "table2/stable",
     "elastic": "table3/stable",
     "spot": "fig7/SpotServe/MAF2",
+    "phased": "fig7/DistServe/ShareGPT",
 }
 """Whose winner is applied to which kind."""
 SEEDS = range(5)
