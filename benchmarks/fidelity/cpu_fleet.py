@@ -24,12 +24,16 @@ from autopoiesis.runtime.bus import Bus, Received
 MODEL: Final = "tiny"
 PACES: Final = (1.0, 1.4, 2.0, 2.8)
 """Of the four replicas' steps."""
+STEP_S, PROMPT_TOKEN_S, SEQUENCE_S = 0.025, 0.0002, 0.001
+"""Seconds of a step, of each prompt token in it and of each decoding sequence, at pace 1."""
 FLEET_RUNNING: Final = 8
 """Sequences in a batch."""
 FLEET_ARGUMENTS: Final = (
     *(*ARGUMENTS, "--max-num-seqs", str(FLEET_RUNNING)),
     *("--worker-cls", "paced_worker.PacedWorker"),
 )
+NODE: Final = "pace-"
+"""Names of nodes begin so and end with their pace."""
 START_S: Final = 600.0
 WORDS_BYTES: Final = 60_000
 """Of the load generator's language for the tokenizer, which then makes four bytes a token, as tokenizers make of English."""
@@ -38,13 +42,14 @@ PACED: Final = Path(__file__).parent / "paced"
 
 
 class CpuFleet:
-    """Started when entered. `beats` and `steps` by replica."""
+    """Started when entered. `beats` and `steps` by replica. The router writes its events to `record`, if there is one."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, record: Path | None = None) -> None:
         self.url = ""
         self.beats: dict[str, Heartbeat] = {}
         self.steps: dict[str, list[StepRecord]] = defaultdict(list)
         self._python = python
+        self._record = record
         self._exits = AsyncExitStack()
         self._http: httpx.AsyncClient
 
@@ -62,7 +67,11 @@ class CpuFleet:
             supervisor.start,
             "router",
             [sys.executable, "-m", "autopoiesis.router"],
-            env={"AUTOPOIESIS_BUS_URL": nats.url, "AUTOPOIESIS_ROUTER_PORT": str(port)},
+            env={
+                "AUTOPOIESIS_BUS_URL": nats.url,
+                "AUTOPOIESIS_ROUTER_PORT": str(port),
+                "AUTOPOIESIS_ROUTER_RECORD": str(self._record.absolute()) if self._record else "",
+            },
             ready="notify",
         )
         checkpoint = folder / "llama"
@@ -90,6 +99,9 @@ class CpuFleet:
         answer = await self._http.put("/admin/policy/pin", json={"library": policy})
         answer.raise_for_status()
 
+    def pace(self, replica: str) -> float:
+        return float(self.beats[replica].node.removeprefix(NODE))
+
     def _ready(self, logs: Path) -> bool:
         """Raises `EngineError`, with the end of its log, where one failed."""
         for beat in self.beats.values():
@@ -101,13 +113,14 @@ class CpuFleet:
     def _start_worker(
         self, supervisor: embedded.Supervisor, nats_url: str, checkpoint: Path, pace: float
     ) -> None:
-        paced = {"PACED_WORKER_PACE": str(pace), "PYTHONPATH": str(PACED)}
+        seconds = " ".join(str(pace * part) for part in (STEP_S, PROMPT_TOKEN_S, SEQUENCE_S))
+        paced = {"PACED_WORKER_SECONDS": seconds, "PYTHONPATH": str(PACED)}
         supervisor.start(
             f"worker-pace-{pace:g}",
             [sys.executable, "-m", "autopoiesis.worker"],
             env={
                 "AUTOPOIESIS_BUS_URL": nats_url,
-                "AUTOPOIESIS_WORKER_NODE": f"pace-{pace:g}",
+                "AUTOPOIESIS_WORKER_NODE": f"{NODE}{pace:g}",
                 "AUTOPOIESIS_WORKER_ENGINE": "vllm",
                 "AUTOPOIESIS_WORKER_MODEL": MODEL,
                 "AUTOPOIESIS_WORKER_REPLICAS": "1xCPU",

@@ -1,12 +1,13 @@
 """The simulator against a real vLLM on this machine's processor.
 
-    python benchmarks/fidelity/vllm_cpu.py --python VENV/bin/python [--seconds 40] [--repeats 3] [--json FILE]
+    python benchmarks/fidelity/vllm_cpu.py --python VENV/bin/python [--seconds 30] [--repeats 3] [--keep FILE] [--json FILE]
 
 A small Llama with random weights runs in real vLLM (the worker's own engine, `make test-vllm` sets the environment up) under
 Poisson load at 30, 70 and 110 % of its capacity, which a batch that is always full shows first. At 70 % an affine step model is
 fitted to the engine's own step telemetry, and the constant time that requests spend outside the engine to the difference in
 TTFT; the other two loads are predicted. Each load runs `--repeats` times with the same arrivals: what the runs differ from each
-other is the machine's noise, and no error below it means anything. Eight minutes; nothing else should run meanwhile.
+other is the machine's noise, and no error below it means anything. Six minutes on a quiet machine. With `--keep` every run is kept as
+soon as it is over, and the same command goes on where it was broken off.
 
 Near and beyond capacity waiting multiplies small errors: at 110 % a queue grows by the tenth that comes too many, so that an
 engine 5 % slower has half as much again to wait for. Therefore `pace` tells beside each load what the error in the mean
@@ -30,8 +31,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 from cpu_engine import BLOCK_TOKENS, CHUNK_TOKENS, KV_TOKENS, MAX_RUNNING, CpuEngine, Work, write_llama
+from kept import Kept, KeptError
 
 from autopoiesis.contracts.messages.telemetry import StepRecord
 from autopoiesis.simulator.calibrate import RequestSample, Times, fit_affine, play
@@ -123,15 +126,18 @@ def overhead(requests: Sequence[RequestSample], steps: AffineSteps) -> float:
     return max(0.0, statistics.median(late))
 
 
-Runs = dict[float, list[list[RequestSample]]]
+class Measured(msgspec.Struct):
+    """One run: its requests, and the steps that the engine told of."""
+
+    requests: list[RequestSample]
+    steps: list[StepRecord]
 
 
-async def measure(
-    python: str, seconds: float, repeats: int, seed: int
-) -> tuple[float, Runs, list[StepRecord]]:
-    """Capacity in requests/s, every run's requests by load, and the steps of the fitted load's runs."""
-    steps: list[StepRecord] = []
-    runs: Runs = {load: [] for load in LOADS}
+Runs = dict[float, list[Measured]]
+
+
+async def measure(python: str, kept: Kept, seconds: float, repeats: int, seed: int) -> None:
+    """All runs that are not kept yet, and the capacity before them, in requests/s."""
     began = time.monotonic()
 
     def tell(what: str) -> None:
@@ -141,24 +147,39 @@ async def measure(
         tell("starting vLLM")
         checkpoint = await asyncio.to_thread(write_llama, python, Path(folder), layers=4, hidden=64)
         async with CpuEngine(python, checkpoint) as engine:
-            await capacity(engine, seed)
-            most = await capacity(engine, seed + 1)
-            tell(f"capacity {most:.1f} requests/s; {repeats * len(LOADS)} runs of {seconds:g} s follow")
-            for repeat in range(repeats):  # loads in turn: a drift of the machine meets all of them
-                for load in LOADS:
-                    runs[load].append(await engine.play(poisson(load * most, seconds, seed)))
-                    if load == FITTED:
-                        steps += engine.steps
-                    e2e = measured(runs[load][-1])["e2e"]
-                    tell(f"load {load:.0%}, run {repeat + 1} of {repeats}: {e2e:.3f} s end to end")
-    return most, runs, steps
+            warm = await capacity(engine, seed)
+            if "capacity" not in kept:
+                kept["capacity"] = await capacity(engine, seed + 1)
+            tell(f"capacity {kept['capacity']:.1f} requests/s, {warm:.1f} at first")
+            runs = runs_of(repeats)
+            for number, (name, load) in enumerate(runs, 1):
+                if name in kept:
+                    continue
+                requests = await engine.play(poisson(load * kept["capacity"], seconds, seed))
+                kept[name] = msgspec.to_builtins(Measured(requests, engine.steps))
+                e2e = measured(requests)["e2e"]
+                tell(f"{number} of {len(runs)}: load {load:.0%}, {e2e:.3f} s end to end")
 
 
-def report(most: float, runs: Runs, records: Sequence[StepRecord]) -> dict[str, object]:
+def runs_of(repeats: int) -> list[tuple[str, float]]:
+    """Name and load of each run. Loads in turn: a drift of the machine meets all of them."""
+    return [(f"{load:g} {repeat}", load) for repeat in range(repeats) for load in LOADS]
+
+
+def runs_in(kept: Kept, repeats: int) -> Runs:
+    """What has been measured so far."""
+    runs: Runs = {load: [] for load in LOADS}
+    for name, load in runs_of(repeats):
+        if name in kept:
+            runs[load].append(msgspec.convert(kept[name], Measured))
+    return runs
+
+
+def report(most: float, runs: Runs) -> dict[str, object]:
     """Fit, predict, print, and return the keys."""
-    fit = fit_affine(records)
+    fit = fit_affine([step for run in runs[FITTED] for step in run.steps])
     steps = fit.steps
-    late = statistics.median(overhead(requests, steps) for requests in runs[FITTED])
+    late = statistics.median(overhead(run.requests, steps) for run in runs[FITTED])
     print(f"capacity {most:.1f} requests/s; {fit.observations} steps fitted, median error {fit.error:.1%}")
     print(
         f"step = {steps.base * 1e3:.2f} ms + {steps.per_prefill_token * 1e6:.2f} us/prompt token"
@@ -167,7 +188,7 @@ def report(most: float, runs: Runs, records: Sequence[StepRecord]) -> dict[str, 
     )
     print(f"{'load':>6} {'':8} {'mean':>6} {'measured s':>11} {'simulated s':>12} {'error':>8} {'noise':>7}")
     result: dict[str, object] = {"capacity_rps": most, "steps": fit.observations, "step_err": fit.error}
-    for load, repeats in runs.items():
+    for load, repeats in ((load, [run.requests for run in of]) for load, of in runs.items() if of):
         real = [measured(requests) for requests in repeats]
         ours = [simulated(requests, steps, late) for requests in repeats]
         kind = "fitted" if load == FITTED else "predicted"
@@ -193,17 +214,31 @@ def report(most: float, runs: Runs, records: Sequence[StepRecord]) -> dict[str, 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Simulated against real vLLM on this processor.")
     parser.add_argument("--python", required=True, help="interpreter that has vLLM and the worker")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="keep every run there, and go on from those that are"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the keys there")
     args = parser.parse_args()
     if not Path(args.python).exists():
         print(f"skipped: no interpreter {args.python}; `make test-vllm` sets one up")
         return 0
-    result = report(*asyncio.run(measure(args.python, args.seconds, args.repeats, args.seed)))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    try:
+        kept = Kept(args.keep, {"benchmark": "vllm_cpu", "seconds": args.seconds, "seed": args.seed})
+    except KeptError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        if any(name not in kept for name, _ in runs_of(args.repeats)):
+            asyncio.run(measure(args.python, kept, args.seconds, args.repeats, args.seed))
+    finally:
+        runs = runs_in(kept, args.repeats)
+        if runs[FITTED]:
+            result = report(kept["capacity"], runs)
+            if args.json:
+                args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

@@ -243,14 +243,33 @@ def test_an_error_in_the_end_to_end_time_is_told_as_engine_speed(fidelity: Calla
 
 
 def test_orders_are_compared_with_the_noise_of_the_measurement(fidelity: Callable[[str], Any]) -> None:
-    rank = fidelity("rank")
-    real = {policy: [float(n), n + 0.2] for n, policy in enumerate(rank.POLICIES)}
-    same = {policy: float(n) for n, policy in enumerate(rank.POLICIES)}
-    assert rank.agreement("goodput", real, same)["tau_goodput"] == pytest.approx(1.0)
-    first, second, *_, last = rank.POLICIES
-    swapped = {**same, first: same[second], second: same[first]}
-    found = rank.agreement("goodput", real, swapped)
+    agreement = fidelity("agreement").agreement
+    real = {policy: [float(n), n + 0.2] for n, policy in enumerate("abcdefgh")}
+    same = {policy: float(n) for n, policy in enumerate("abcdefgh")}
+    assert agreement("goodput", real, same)["tau_goodput"] == pytest.approx(1.0)
+    found = agreement("goodput", real, {**same, "a": 1.0, "b": 0.0})
     assert (found["inversions_goodput"], found["inversions_goodput_within_noise"]) == (1, 0)
-    noisy = {policy: [n - 1.0, n + 1.0] for n, policy in enumerate(rank.POLICIES)}
-    found = rank.agreement("goodput", noisy, {**same, first: 7.0, last: 0.0})
+    noisy = {policy: [n - 1.0, n + 1.0] for n, policy in enumerate("abcdefgh")}
+    found = agreement("goodput", noisy, {**same, "a": 7.0, "h": 0.0})
     assert (found["inversions_goodput"], found["inversions_goodput_within_noise"]) == (13, 4)
+
+
+def test_a_benchmark_goes_on_from_what_it_kept(fidelity: Callable[[str], Any], tmp_path: Path) -> None:
+    kept, path = fidelity("kept"), tmp_path / "runs"
+    first = kept.Kept(path, {"seconds": 15.0})
+    first["a"] = {"ttft": 0.5}
+    again = kept.Kept(path, {"seconds": 15.0})
+    assert "a" in again
+    assert "b" not in again
+    assert again["a"] == {"ttft": 0.5}
+    with pytest.raises(kept.KeptError, match="other arguments"):
+        kept.Kept(path, {"seconds": 18.0})
+
+
+def test_sessions_of_each_run_are_others(fidelity: Callable[[str], Any]) -> None:
+    """What a router remembers of a session in one run must not decide the next one."""
+    rank = fidelity("rank")
+    trace = rank.workload(4.0, 15.0, 1)
+    runs = [set(rank.of_run(trace, number).session.tolist()) for number in (1, 2)]
+    assert len(runs[0]) == len(runs[1]) > 1
+    assert not runs[0] & runs[1]

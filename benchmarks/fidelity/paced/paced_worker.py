@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-PACE: Final = float(os.environ["PACED_WORKER_PACE"])
-STEP_S, PROMPT_TOKEN_S, SEQUENCE_S = 0.025, 0.0002, 0.001
-"""Seconds of a step, of each prompt token in it and of each decoding sequence, at pace 1."""
+STEP_S, PROMPT_TOKEN_S, SEQUENCE_S = map(float, os.environ["PACED_WORKER_SECONDS"].split())
+"""Of a step, of each prompt token in it and of each decoding sequence."""
 
 
 class PacedWorker(CPUWorker):  # type: ignore[misc]
@@ -29,4 +28,4 @@ class PacedWorker(CPUWorker):  # type: ignore[misc]
 def _seconds(scheduled: Sequence[int]) -> float:
     """Of a step with so many tokens of each sequence; one token is a decoding sequence's."""
     decoding = sum(tokens == 1 for tokens in scheduled)
-    return PACE * (STEP_S + PROMPT_TOKEN_S * (sum(scheduled) - decoding) + SEQUENCE_S * decoding)
+    return STEP_S + PROMPT_TOKEN_S * (sum(scheduled) - decoding) + SEQUENCE_S * decoding
