@@ -410,8 +410,10 @@ class Serving:
             return
         message = f"replica {lost.replica} failed while it served this request: {lost.reason}"
         if not self._resume(flight, message, self.fleet.leaving(lost.replica)):
-            error = flight.refusal or errors.UnavailableError(message, "replica_lost")
-            self._answer(flight, error, "failed")
+            refusal = flight.refusal
+            if refusal is None or refusal.message != lost.reason:  # an earlier replica's
+                refusal = errors.UnavailableError(message, "replica_lost")
+            self._answer(flight, refusal, "failed")
 
     def _elsewhere(
         self, flight: Flight, code: FailureCode, error: ApiError, *, leaving: bool = False
