@@ -1,6 +1,6 @@
 """A recorded window with a planner at work: one replica of four, and more load than it can take."""
 
-from hashlib import sha256
+from recorded_window import keep, records
 
 from autopoiesis.contracts.messages.fleet import (
     Heartbeat,
@@ -9,7 +9,6 @@ from autopoiesis.contracts.messages.fleet import (
     PlanObserved,
     PlanRules,
 )
-from autopoiesis.contracts.messages.telemetry import RequestRecord
 from autopoiesis.contracts.messages.trace import SnapshotReady
 from autopoiesis.simulator.workload.generate import INTERACTIVE, poisson
 from autopoiesis.simulator.workload.snapshot import SnapshotInfo, write_snapshot
@@ -25,24 +24,6 @@ RULES = PlanRules(step_s=STEP_S, window_s=10.0, cooldown_s=20.0)
 
 def half(start: float, *, seed: int) -> bytes:
     trace = poisson(RATE, SECONDS, mix=(INTERACTIVE,), seed=seed)
-    records = [
-        RequestRecord(
-            request_id=f"{start}-{row}",
-            scope=SCOPE,
-            model=MODEL,
-            arrival_unix_s=start + float(trace.arrival[row]),
-            stream=True,
-            prompt_bytes=4 * int(trace.prompt_tokens[row]),
-            prompt_tokens=int(trace.prompt_tokens[row]),
-            prompt_tokens_estimated=int(trace.prompt_tokens[row]),
-            max_tokens=4096,
-            output_tokens=int(trace.output_tokens[row]),
-            output_censored=False,
-            outcome="finished",
-            klass="interactive",
-        )
-        for row in range(len(trace))
-    ]
     info = SnapshotInfo(
         scope=SCOPE,
         start_unix_s=start,
@@ -64,7 +45,7 @@ def half(start: float, *, seed: int) -> bytes:
         planned=tuple(step(start, number) for number in range(int(SECONDS / STEP_S))),
         start_s=4.0,
     )
-    return write_snapshot(records, info)
+    return write_snapshot(records(trace, SCOPE, start), info)
 
 
 def step(start: float, number: int) -> PlanObserved:
@@ -84,19 +65,5 @@ def step(start: float, number: int) -> PlanObserved:
 async def keep_window(store: Store, blobs: BlobStore) -> SnapshotReady:
     """Store one window, as the observer would."""
     start = 5000.0
-    open_, sealed = half(start, seed=1), half(start + SECONDS, seed=2)
-    name = blobs.put(open_)
-    ready = SnapshotReady(
-        scope=SCOPE,
-        snapshot=name,
-        sealed=sha256(sealed).hexdigest(),
-        start_unix_s=start,
-        cut_unix_s=start + SECONDS,
-        end_unix_s=start + 2 * SECONDS,
-        arrivals=500,
-        sealed_arrivals=500,
-        cause="test",
-    )
-    async with store.begin() as unit:
-        await unit.snapshots.add(ready, path=str(blobs.path(name)), sealed=sealed)
-    return ready
+    halves = half(start, seed=1), half(start + SECONDS, seed=2)
+    return await keep(store, blobs, halves, SCOPE, start_unix_s=start, half_s=SECONDS)

@@ -26,7 +26,7 @@ from autopoiesis.policy.jail import Jail
 from autopoiesis.policy.language import policy_hash
 from autopoiesis.runtime.bus import Received
 from autopoiesis.simulator.workload.snapshot import SnapshotInfo, write_snapshot
-from autopoiesis.store import BlobStore, Mode, Store, operations, promotion
+from autopoiesis.store import BlobStore, CorruptBlobError, Mode, Store, operations, promotion
 
 SCOPE = "local/m"
 SPAN_S = 60.0
@@ -105,7 +105,7 @@ class Bench:
         self.simulate = KnownQuality()
         first = initials(settings)
         self.incumbent = first["dispatch"].hash
-        replays = Replays(self.simulate, store, blobs, settings)
+        replays = self.replays = Replays(self.simulate, store, blobs, settings)
         self.ahead = Ahead(store, replays, first=first, configured=mode)
         self.judge = Judge(
             store,
@@ -186,6 +186,19 @@ def make(store: Store, tmp_path: Path, jail: Jail) -> Any:
         return Bench(store, BlobStore(tmp_path), jail, mode, EvaluatorSettings(**settings))
 
     return build
+
+
+async def test_a_window_is_read_once_and_never_unless_it_is_what_its_name_says(make: Any) -> None:
+    bench = make()
+    ready, other = await bench.window(), await bench.window(1)
+    async with bench.store.begin() as unit:
+        window, broken = await unit.snapshots.get(ready.snapshot), await unit.snapshots.get(other.snapshot)
+    first = await bench.replays.open_blocks(window)
+    bench.blobs.remove(ready.snapshot)
+    assert (await bench.replays.open_blocks(window)).packed is first.packed
+    bench.blobs.path(other.snapshot).write_bytes(b"another")
+    with pytest.raises(CorruptBlobError):
+        await bench.replays.open_blocks(broken)
 
 
 async def test_a_better_candidate_is_promoted_and_the_world_is_told(make: Any) -> None:

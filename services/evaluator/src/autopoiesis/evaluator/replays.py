@@ -4,7 +4,7 @@ import asyncio
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol
@@ -20,6 +20,8 @@ from autopoiesis.store.models import Snapshot
 
 KEPT = 512
 """Replays kept in memory: a few windows with all rivals."""
+WINDOWS = 4
+"""Halves of windows kept decoded: those of the cases at hand."""
 
 _Key = tuple[str, str, str, float, int]
 """Policy, the one beside it, blocks, load, seed."""
@@ -76,18 +78,25 @@ class Replays:
         self._slots = asyncio.Semaphore(settings.parallel)
         self._done: OrderedDict[_Key, Replay] = OrderedDict()
         self._locks: WeakValueDictionary[_Key, asyncio.Lock] = WeakValueDictionary()
+        self._windows: OrderedDict[str, tuple[Window, bytes]] = OrderedDict()
 
     async def open_blocks(self, window: Snapshot, beside: Arm | None = None) -> Blocks:
-        """Raises NotFoundError or CorruptBlobError if the window's file is not there as it was."""
-        data = await asyncio.to_thread(self._blobs.get, window.hash)
-        return await self._blocks(window.hash, data, f"{self._secret}:{window.hash}", beside)
+        """Raises NotFoundError or CorruptBlobError if the window's file is not there as it was when it is first read."""
+
+        async def read() -> bytes:
+            return await asyncio.to_thread(self._blobs.get, window.hash)
+
+        return await self._blocks(window.hash, read, f"{self._secret}:{window.hash}", beside)
 
     async def sealed_blocks(self, window: Snapshot, beside: Arm | None = None, *, seed: int) -> Blocks:
         """Raises NotFoundError if they are not in the store, NotFoundError or CorruptBlobError for the open half."""
+
+        async def read() -> bytes:
+            async with self._store.begin() as unit:
+                return await unit.snapshots.sealed(window.sealed_hash)
+
         lead = await self.open_blocks(window, beside)
-        async with self._store.begin() as unit:
-            data = await unit.snapshots.sealed(window.sealed_hash)
-        blocks = await self._blocks(window.sealed_hash, data, f"{seed}", beside)
+        blocks = await self._blocks(window.sealed_hash, read, f"{seed}", beside)
         return replace(blocks, lead=lead.packed)
 
     async def run(self, arm: Arm, blocks: Blocks) -> list[Replay]:
@@ -102,11 +111,24 @@ class Replays:
     def _cells(self, blocks: Blocks) -> Iterator[tuple[float, int]]:
         return product(self._settings.loads, blocks.seeds)
 
-    async def _blocks(self, name: str, data: bytes, seed: str, beside: Arm | None) -> Blocks:
+    async def _blocks(
+        self, name: str, read: Callable[[], Awaitable[bytes]], seed: str, beside: Arm | None
+    ) -> Blocks:
         draw = random.Random(seed)
         seeds = tuple(draw.getrandbits(31) for _ in range(self._settings.seeds))
-        window = (await asyncio.to_thread(read_snapshot, data)).window
-        return Blocks(name, window, pack(window), seeds, beside)
+        window, packed = await self._window(name, read)
+        return Blocks(name, window, packed, seeds, beside)
+
+    async def _window(self, name: str, read: Callable[[], Awaitable[bytes]]) -> tuple[Window, bytes]:
+        """Decoded, and packed for the jail, once: the name is the hash of the bytes, so they are the same ever after."""
+        if name not in self._windows:
+            data = await read()
+            window = (await asyncio.to_thread(read_snapshot, data)).window
+            self._windows[name] = window, pack(window)
+            while len(self._windows) > WINDOWS:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(name)
+        return self._windows[name]
 
     async def _one(self, arm: Arm, blocks: Blocks, load: float, seed: int) -> Replay:
         key = (arm.hash, blocks.beside.hash if blocks.beside else "", blocks.name, load, seed)
