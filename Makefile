@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 TESTED := $(sort $(dir $(wildcard tests/*.py tests/*/*.py tests/*/*/*.py benchmarks/*/*.py)))
 MEMBERS := $(wildcard packages/*) $(wildcard services/*)
 
-.PHONY: setup demo up test test-vllm lint types fmt clean lock docs
+.PHONY: setup demo up test test-vllm lint types fmt clean lock docs compiled
 setup: $(STAMP)
 
 $(STAMP): requirements.lock $(MEMBERS:%=%/pyproject.toml)
@@ -42,6 +42,10 @@ test-vllm: setup
 	@$(MAKE) --no-print-directory $(VLLM_STAMP)
 	@test ! -f $(VLLM_STAMP) || AUTOPOIESIS_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/pytest tests/vllm $(ARGS)
 
+# Dispatch and simulator as C, in an environment that runs everything else from this one. Edited sources are never shadowed in .venv.
+compiled: setup
+	$(BIN)/python infra/compiled.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,5 +67,5 @@ lock: setup
 	$(BIN)/pip freeze --exclude-editable | grep -v ' @ ' > requirements.lock
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build
+	rm -rf $(VENV) $(VLLM_VENV) .venv-compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis build
 	find . -name __pycache__ -prune -exec rm -rf {} +
