@@ -1,6 +1,6 @@
 """A live run under the paper's elastic membership schedule (Section 7, SpotServe's case: 24 to 64 and back to 43 A100).
 
-    python benchmarks/paper/live.py [--policy NAME|FILE] [--case MAF1|MAF2] [--bucket 6] [--rate 2.0] [--json FILE] [--picture FILE]
+    python benchmarks/paper/live.py [--policy NAME|FILE] [--case MAF1|MAF2] [--bucket 6] [--rate 8] [--json FILE] [--picture FILE]
 
 A real NATS server, router and planner process; eight simulated machines, whose GPUs come and go by the schedule, one bucket (3 s in
 the paper) in `--bucket` seconds. Requests arrive at random with the lengths of the case's four phases. Prints every change of the
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--case", choices=("MAF1", "MAF2"), default="MAF1")
     parser.add_argument("--bucket", type=float, default=6.0, help="seconds of one bucket of the schedule")
     parser.add_argument("--buckets", type=int, default=40, help="how many of the 40 buckets to run")
-    parser.add_argument("--rate", type=float, default=2.0, help="requests per second")
+    parser.add_argument("--rate", type=float, default=8.0, help="requests per second")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--json", type=Path)
