@@ -161,6 +161,14 @@ def test_an_early_end_shows_the_log(own_supervisor: embedded.Supervisor) -> None
         own_supervisor.start("brittle", ["bash", "-c", "echo port is taken >&2; exit 3"], ready="notify")
 
 
+def test_an_early_end_shows_nothing_of_an_earlier_start(own_supervisor: embedded.Supervisor) -> None:
+    for said in ("the first", "the second"):
+        with pytest.raises(embedded.ChildFailedError) as failed:
+            own_supervisor.start("brittle", ["bash", "-c", f"echo {said} >&2; exit 3"], ready="notify")
+    assert "the second" in str(failed.value)
+    assert "the first" not in str(failed.value)
+
+
 def test_readiness_is_awaited_for_a_bounded_time(own_supervisor: embedded.Supervisor) -> None:
     with pytest.raises(embedded.ChildFailedError, match="slow was not ready after 0 s"):
         own_supervisor.start("slow", ["sleep", "600"], ready="notify", timeout=0.1)

@@ -116,6 +116,19 @@ def test_secrets_are_masked_wherever_they_are_shown() -> None:
         ("- a\n", r"expected sections"),
         ("a: [\n", r"is not valid YAML"),
         ("router:\n  port: 1\n  port: 2\n", r"line 3: port is given twice, first on line 2"),
+        (
+            "slo: {classes: {interactive: {ttft: 1}}}\n",
+            r":1: unknown setting slo\.classes\.interactive\.ttft; did you mean 'ttft_s'\?",
+        ),
+        (
+            "slo: {classes: {gold: {ttft_s: 1}}}\n",
+            r"section slo: default class 'interactive' is not among the classes \(gold\)",
+        ),
+        (
+            "slo: {classes: {interactive: {tpot_s: -1}}}\n",
+            r"section slo: classes\.interactive\.tpot_s is -1\.0; write seconds above 0",
+        ),
+        ("scope: nonsense\n", r"scope is 'nonsense'; write <cluster>/<model>"),
         ("router:\n  token: [a]\n", r"router\.token = \*\*\*\*\*\*\*\* .*expected text"),
     ],
 )

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 import yaml
@@ -53,6 +53,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 
 S = TypeVar("S", bound=Section)
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+"""A TCP port; 0 takes a free one."""
 
 
 class General(Section, frozen=True, kw_only=True):
@@ -62,6 +64,11 @@ class General(Section, frozen=True, kw_only=True):
     """How far the loop goes by itself: nothing, everything but activation, or all of it."""
     installation_key: Secret = Secret("autopoiesis")
     """Keys the hashes of prompts and of client identities, so that they mean nothing elsewhere."""
+
+    def __post_init__(self) -> None:
+        cluster, _, model = self.scope.partition("/")
+        if not (cluster and model):
+            raise ValueError(f"scope is {self.scope!r}; write <cluster>/<model>, such as local/*")
 
 
 class BusSettings(Section, frozen=True, kw_only=True):
@@ -98,6 +105,15 @@ class SloSettings(Section, frozen=True, kw_only=True):
     prefix: ClassVar[str] = "slo"
     classes: dict[str, SloClass] = msgspec.field(default_factory=lambda: dict(STANDARD.classes))
     default: str = STANDARD.default
+
+    def __post_init__(self) -> None:
+        for name, item in self.objectives.classes.items():
+            for field in ("ttft_s", "tpot_s"):
+                seconds = getattr(item, field)
+                if seconds is not None and seconds <= 0:
+                    raise ValueError(
+                        f"classes.{name}.{field} is {seconds}; write seconds above 0, or leave it out"
+                    )
 
     @property
     def objectives(self) -> Objectives:
@@ -376,7 +392,21 @@ def _convert(key: str, value: Any, kind: Any, origin: str) -> Setting:
         shown = MASK if kind is Secret else repr(value)
         choices = f"; one of {', '.join(map(str, get_args(kind)))}" if get_origin(kind) is Literal else ""
         raise SettingsError(f"{key} = {shown} ({origin}): {error}{choices}") from error
+    if isinstance(value, Mapping | list):
+        _refuse_unknown_inside(value, msgspec.to_builtins(converted), key, origin)
     return Setting(key, converted, origin)
+
+
+def _refuse_unknown_inside(given: Any, kept: Any, key: str, origin: str) -> None:
+    """Raises SettingsError for a key inside a value that the value's type does not have."""
+    if isinstance(given, Mapping) and isinstance(kept, Mapping):
+        for name, value in given.items():
+            if str(name) not in kept:
+                raise SettingsError(f"{origin}: unknown setting {key}.{name}{_nearest(str(name), kept)}")
+            _refuse_unknown_inside(value, kept[str(name)], f"{key}.{name}", origin)
+    elif isinstance(given, list) and isinstance(kept, list | tuple):
+        for number, (value, its) in enumerate(zip(given, kept, strict=False)):
+            _refuse_unknown_inside(value, its, f"{key}[{number}]", origin)
 
 
 def _secret(kind: Any, value: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from autopoiesis.runtime.settings import Section
+from autopoiesis.runtime.settings import Port, Section
 
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
@@ -13,7 +13,7 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
 class EvaluatorSettings(Section, frozen=True, kw_only=True):
     prefix: ClassVar[str] = "evaluator"
     host: str = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=0)] = 0
+    port: Port = 0
     """Of health and metrics; 0 takes a free one."""
     initial: str = "round_robin"
     """Shipped policy that counts as in force, and is activated, where nothing ever was; as `router.policy`."""

@@ -2,13 +2,13 @@
 
 from typing import ClassVar
 
-from autopoiesis.runtime.settings import Section
+from autopoiesis.runtime.settings import Port, Section
 
 
 class ObserverSettings(Section, frozen=True, kw_only=True):
     prefix: ClassVar[str] = "observer"
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     """Of the read API; 0 for a free one."""
     dir: str = "segments"
     """Folder of the telemetry segments; one observer at a time."""

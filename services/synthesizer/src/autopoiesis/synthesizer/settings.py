@@ -7,14 +7,14 @@ import msgspec
 
 from autopoiesis.contracts.messages.policy import Kind
 from autopoiesis.policy.api import KINDS
-from autopoiesis.runtime.settings import Secret, Section
+from autopoiesis.runtime.settings import Port, Secret, Section
 from autopoiesis.synthesizer.budget import Limits
 
 
 class SynthesizerSettings(Section, frozen=True, kw_only=True):
     prefix: ClassVar[str] = "synthesizer"
     host: str = "127.0.0.1"
-    port: Annotated[int, msgspec.Meta(ge=0)] = 0
+    port: Port = 0
     """Of health and metrics; 0 takes a free one."""
     kinds: tuple[Kind, ...] = KINDS
     """Of policies that are searched."""

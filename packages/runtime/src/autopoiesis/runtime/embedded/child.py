@@ -59,6 +59,7 @@ class Child:
         self._control: int | None = None
         self._stopping = threading.Event()
         self._established = False
+        self._log_start = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._watch, name=f"watch-{command.name}", daemon=True)
         self._thread.start()
@@ -70,6 +71,11 @@ class Child:
     @property
     def log(self) -> Path:
         return self.command.log
+
+    @property
+    def restarting(self) -> bool:
+        """Whether it is started again when it ends by itself: it was ready once."""
+        return self.command.restart and self._established
 
     @property
     def alive(self) -> bool:
@@ -121,8 +127,11 @@ class Child:
         self._established = True
 
     def tail(self, lines: int = 20) -> str:
+        """The end of what it wrote since it was last started."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            with self.log.open("rb") as log:
+                log.seek(self._log_start)
+                return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
         except FileNotFoundError:
             return "(no log)"
 
@@ -134,7 +143,7 @@ class Child:
             if self._stopping.is_set():
                 return
             self._on_exit(self, code)
-            if not (self.command.restart and self._established):
+            if not self.restarting:
                 return
             delay = BACKOFF_MIN if time.monotonic() - started > HEALTHY_AFTER else min(delay * 2, BACKOFF_MAX)
             self._stopping.wait(delay)
@@ -180,6 +189,7 @@ class Child:
             "grace": command.grace,
         }
         with _open_log(command.log) as log:
+            self._log_start = log.tell()
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", str(GUARDIAN), json.dumps(spec)],
                 stdin=subprocess.DEVNULL,

@@ -110,9 +110,7 @@ class Supervisor:
         os.close(self._lock_fd)
 
     def _exited(self, child: Child, code: int) -> None:
-        log.warning(
-            "%s ended with code %d%s", child.name, code, "; restarting" if child.command.restart else ""
-        )
+        log.warning("%s ended with code %d%s", child.name, code, "; restarting" if child.restarting else "")
         if self._on_exit is not None:
             self._on_exit(child, code)
 

@@ -8,7 +8,7 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-QUIET = ("asyncio", "httpx", "httpcore", "urllib3", "uvicorn.error")
+QUIET = ("asyncio", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "uvicorn.error")
 """Libraries whose informational messages are noise at ours."""
 
 
