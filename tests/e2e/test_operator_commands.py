@@ -66,6 +66,8 @@ def test_status(installation: Installation, data_dir: Path) -> None:
     assert said["url"] == installation.running.router
     assert set(said["services"]) >= {"router", "worker-a", "worker-b", "observer", "evaluator"}
     assert {row["gpu"] for row in said["router"]["fleet"]} == {"H100", "L40S"}
+    assert said["urls"]["router"] == installation.running.router
+    assert set(said["restarts"]) == set(said["services"])
     assert "replicas" in command("status", "--data", str(data_dir))
 
 
@@ -84,6 +86,20 @@ def test_doctor_says_what_is_wrong(
     assert wrong["check"] == "attached server"
     assert nobody in wrong["found"]
     assert "check the URL" in wrong["fix"]
+
+
+def test_doctor_asks_every_server_that_is_configured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "autopoiesis.yaml"
+    nobody = "http://127.0.0.1:9"
+    file.write_text(
+        f"llm: {{base_url: {nobody}/v1, model: m}}\nrouter: {{port: 0, attach: [{nobody}]}}\nworker: {{attach: [{nobody}]}}\n"
+    )
+    assert cli.run(["doctor", "--config", str(file), "--data", str(tmp_path), "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)
+    wrong = [finding["check"] for finding in findings if not finding["ok"]]
+    assert wrong == ["attached server", "attached server", "language model"]
 
 
 async def test_policies_can_be_listed_read_and_compared(whole: Installation, http: httpx.AsyncClient) -> None:
@@ -111,6 +127,11 @@ async def test_what_an_operator_changes_is_shown(whole: Installation, http: http
     shown = await asyncio.to_thread(as_json, "policy", "show", "round_robin", *data)
     assert shown["hash"] == promoted["hash"] == library.load("round_robin").hash
     assert promoted["epoch"] in [place["epoch"] for place in shown["active"]]
+    newest, before = (await asyncio.to_thread(as_json, "policy", "history", "--kind", "dispatch", *data))[:2]
+    assert (newest["epoch"], newest["replaces"]) == (promoted["epoch"], before["epoch"])
+    assert [row["title"] for row in (newest, before)] == ["round_robin", "least_requests"]
+    assert (newest["origin"], newest["cause"], newest["evaluation"]) == ("library", "operator: promote", None)
+    assert "operator: promote" in await asyncio.to_thread(command, "policy", "history", *data)
 
     await asyncio.to_thread(command, "pause", *data)
     paused = await asyncio.to_thread(as_json, "status", *data)

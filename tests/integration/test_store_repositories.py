@@ -1,6 +1,7 @@
 """What the other services keep: windows, segments, judgements, completions, archive."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -67,6 +68,9 @@ async def test_one_judgement_per_evidence(store: Store) -> None:
         assert row is not None
         assert judgement_of(row) == JUDGEMENT
         assert len(await unit.evaluations.of("new")) == 2
+        newest = await unit.evaluations.newest(["new", "never judged"])
+        assert {name: found.snapshot for name, found in newest.items()} == {"new": "other"}
+        assert await unit.evaluations.by_id([row.id]) == {row.id: row}
         assert await unit.evaluations.looks("shut", "decision") == 1
         assert [found.id for found in await unit.evaluations.recent(SCOPE, "dispatch", cycle="c1")] == [
             row.id
@@ -133,5 +137,7 @@ async def test_completions_are_summed(store: Store) -> None:
     async with store.begin() as unit:
         assert await unit.completions.spent(cycle="one") == Spent(2, 200, 20, 0.5)
         assert (await unit.completions.spent()).calls == 3
+        assert await unit.completions.spent(last=timedelta(days=1)) == Spent(3, 300, 30, 0.75)
+        assert await unit.completions.spent(last=timedelta(days=-1)) == Spent(0, 0, 0, 0.0)
         assert await unit.completions.spent(cycle="none") == Spent(0, 0, 0, 0.0)
         assert len(await unit.completions.of_cycle("two")) == 1

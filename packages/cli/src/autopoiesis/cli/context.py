@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from autopoiesis.cli.installation import Running, found
-from autopoiesis.cli.output import CommandError
+from autopoiesis.cli.output import CommandError, progress
 from autopoiesis.runtime.settings import DatabaseSettings, Section, Settings
-from autopoiesis.store import Store
+from autopoiesis.store import EVERY_SCOPE, Store
 
 DATA_DIR = Path(".autopoiesis")
 
@@ -62,3 +62,10 @@ class Common:
 
 
 COMMON = Common()
+
+
+def warn_of_scope(common: Common, scope: str) -> None:
+    """Say so where an operator named a scope that what runs here does not serve: likely a slip, perhaps another cluster's."""
+    running = found(common.data)
+    if running is not None and scope not in {running.scope, EVERY_SCOPE}:
+        progress.print(f"note: what runs here serves {running.scope}, not {scope}", soft_wrap=True)

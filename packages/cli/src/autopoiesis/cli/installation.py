@@ -53,6 +53,8 @@ class Running(msgspec.Struct, kw_only=True):
     """Name to process id of those that run."""
     restarts: dict[str, int] = {}
     """Name of every service to how often it had to be started again."""
+    urls: dict[str, str] = msgspec.field(default_factory=dict)
+    """Name to where it answers `/health` and `/metrics`, of those that do."""
     admin_token: str = ""
     """Of the router, where it wants one."""
 
@@ -118,6 +120,9 @@ class Installation:
         children = self.supervisor.children
         self.running.services = self.pids()
         self.running.restarts = {name: child.restarts for name, child in children.items()}
+        for name, child in children.items():
+            if child.ready and "http" in child.ready:
+                self.running.urls[name] = child.ready["http"]
         written = msgspec.json.format(msgspec.json.encode(self.running))
         if written == self._remembered:
             return

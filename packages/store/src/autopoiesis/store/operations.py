@@ -39,17 +39,18 @@ class Listed:
     evaluation: Evaluation | None
 
 
-async def promote(store: Store, scope: str, kind: Kind, prefix: str, cause: str) -> Activation:
-    """Put the policy whose hash begins with `prefix` in force, whatever is in force now.
+async def promote(store: Store, scope: str, kind: Kind | None, prefix: str, cause: str) -> Activation:
+    """Put the policy whose hash begins with `prefix` in force, whatever is in force now. `kind` None: the policy's own.
 
     Raises NotFoundError if no policy, or more than one, fits; StaleError if another promotion came between.
     """
     async with store.begin() as unit:
         policy = await unit.policies.find(prefix)
-        current = await unit.activations.current(scope, kind)
+        its: Kind = kind or ("plan" if policy.kind == "plan" else "dispatch")
+        current = await unit.activations.current(scope, its)
         expected = current.policy.hash if current else None
         return await promotion.promote(
-            unit, scope, kind, policy.hash, expected=expected, cause=f"operator: {cause}"
+            unit, scope, its, policy.hash, expected=expected, cause=f"operator: {cause}"
         )
 
 

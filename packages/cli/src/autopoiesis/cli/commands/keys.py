@@ -9,7 +9,7 @@ import msgspec
 from cyclopts import App, Parameter
 
 from autopoiesis.cli.context import COMMON, Common
-from autopoiesis.cli.installation import KEYS_FILE
+from autopoiesis.cli.installation import KEYS_FILE, found
 from autopoiesis.cli.output import CommandError, console, print_json, progress, table
 from autopoiesis.router import keys as stored
 from autopoiesis.router.settings import RouterSettings
@@ -49,7 +49,15 @@ def create(
         print_json({"id": key.id, "name": key.name, "key": text, "file": str(path)})
         return
     console.print(text, soft_wrap=True)
-    progress.print(f"{path} has its hash; routers with router.keys = {path} take it from now on")
+    progress.print(
+        f"{path} has its hash; routers with router.keys = {path} take it from now on", soft_wrap=True
+    )
+    running = found(common.data)
+    if running is not None and not running.admin_token:
+        progress.print(
+            "the router that runs here was started without keys and asks for none: start it again",
+            soft_wrap=True,
+        )
 
 
 @app.command(name="list")
@@ -81,13 +89,13 @@ def revoke(key: str, *, common: Common = COMMON) -> None:
     """Refuse a key from now on. KEY is its id or its name."""
     path = keys_file(common)
     known = stored.load(path)
-    found = [entry for entry in known.values() if key in {entry.id, entry.name} and not entry.revoked_unix_s]
-    if len(found) != 1:
-        what = "no valid key is" if not found else f"{len(found)} keys are"
+    valid = [entry for entry in known.values() if key in {entry.id, entry.name} and not entry.revoked_unix_s]
+    if len(valid) != 1:
+        what = "no valid key is" if not valid else f"{len(valid)} keys are"
         raise CommandError(
             f"{what} called {key!r} in {path}; `autopoiesis keys list` shows them with their ids"
         )
-    revoked = msgspec.structs.replace(found[0], revoked_unix_s=time.time())
+    revoked = msgspec.structs.replace(valid[0], revoked_unix_s=time.time())
     stored.save(path, (known | {revoked.id: revoked}).values())
     console.print(f"revoked: {revoked.id} ({revoked.name})")
 

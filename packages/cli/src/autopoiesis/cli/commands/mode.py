@@ -2,7 +2,7 @@
 
 import asyncio
 
-from autopoiesis.cli.context import COMMON, Common
+from autopoiesis.cli.context import COMMON, Common, warn_of_scope
 from autopoiesis.cli.output import console, print_json
 from autopoiesis.store import EVERY_SCOPE, operations
 
@@ -15,6 +15,7 @@ def pause(scope: str = EVERY_SCOPE, *, common: Common = COMMON) -> None:
             await operations.set_mode(store, scope, "paused", "autopoiesis pause")
 
     asyncio.run(act())
+    warn_of_scope(common, scope)
     _told(common, scope, "paused", f"paused: {scope}; `autopoiesis resume` goes on")
 
 

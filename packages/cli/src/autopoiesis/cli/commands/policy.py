@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from autopoiesis.cli.commands.policy_read import diff, history, list_, show
 from autopoiesis.cli.commands.policy_run import run
-from autopoiesis.cli.context import COMMON, Common
+from autopoiesis.cli.context import COMMON, Common, warn_of_scope
 from autopoiesis.cli.output import CommandError, console, print_json
 from autopoiesis.cli.policies import SHIPPED, SHORT, Source, read, source_of, with_store
 from autopoiesis.contracts.messages.policy import Activation
@@ -51,18 +51,17 @@ def promote(
 ) -> None:
     """Make POLICY (a hash's beginning, a shipped name or a file) active, whatever the evaluator thinks.
 
-    A source is of the kind whose functions it defines, a hash of kind dispatch, unless given.
+    Its kind is that of the functions it defines, unless given.
     """
     target = scope or common.running().scope
-
     given = source_of(policy)
-    its: Kind = kind or (given.kind if given else "dispatch")
 
     async def act(store: Store) -> Activation:
-        prefix = policy if given is None else await _known(store, given, its)
-        return await operations.promote(store, target, its, prefix, why or "promote")
+        prefix = policy if given is None else await _known(store, given, kind or given.kind)
+        return await operations.promote(store, target, kind, prefix, why or "promote")
 
     message = with_store(common, act)
+    warn_of_scope(common, target)
     _told(common, message, f"{message.hash[:SHORT]} is active for {target} as epoch {message.epoch}")
 
 

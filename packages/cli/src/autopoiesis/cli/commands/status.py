@@ -32,6 +32,7 @@ def status(*, common: Common = COMMON) -> int:
                 "router": state,
                 "services": running.services,
                 "restarts": running.restarts,
+                "urls": running.urls,
                 "url": running.router,
             }
         )
@@ -45,10 +46,10 @@ def status(*, common: Common = COMMON) -> int:
     console.print(_replicas(state["fleet"]))
     console.print()
     services = [
-        (name, running.services.get(name, "[red]does not run[/red]"), count or "")
+        (name, running.services.get(name, "[red]does not run[/red]"), count or "", running.urls.get(name))
         for name, count in running.restarts.items()
     ]
-    console.print(table("services", ("service", "pid", "restarts"), services))
+    console.print(table("services", ("service", "pid", "restarts", "health, metrics"), services))
     return 0 if ready.is_success else 1
 
 

@@ -2,7 +2,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 from sqlalchemy import func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from autopoiesis.contracts.messages.policy import Judgement, Kind
@@ -67,7 +67,7 @@ class Evaluations:
         statement = (
             select(Evaluation)
             .where(Evaluation.candidate.in_(candidates))
-            .distinct(Evaluation.candidate)
+            .ext(distinct_on(Evaluation.candidate))
             .order_by(Evaluation.candidate, Evaluation.id.desc())
         )
         return {row.candidate: row for row in await self._session.scalars(statement)}
