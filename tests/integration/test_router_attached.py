@@ -1,8 +1,8 @@
 """Attached servers, reached without the bus: passed on as they are, watched, left when they fail."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -273,3 +273,94 @@ async def test_workers_are_asked_in_json_alone(nats_url: str, wait_for: Wait) ->
         assert (form.status_code, form.json()["error"]["code"]) == (415, "unsupported_media_type")
         assert (await router.client.get("/v1/files")).status_code == 404
         assert not worker.requests
+
+
+class Swallower:
+    """A server that reads a body when it is told to, and then says that it is done; or that `breaks` where a body begins."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.head = b""
+        self.body = bytearray()
+        self.asked = asyncio.Event()
+        self.read = asyncio.Event()
+        self._breaks = breaks
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await self._serve(reader, writer)
+        writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET "):
+            models = b'{"data":[{"id":"served/model"}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(models), models))
+        elif not self._breaks:
+            self.head = head
+            self.asked.set()
+            await self.read.wait()
+            end = b"end\r\n0\r\n\r\n" if b"chunked" in head else b"end"
+            while not self.body.endswith(end) and (piece := await reader.read(1 << 16)):
+                self.body += piece
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\ndone")
+
+
+AUDIO = {"content-type": "audio/wav"}
+PIECE = b"x" * (1 << 18)
+
+
+async def pieces(count: int, sent: list[int]) -> AsyncIterator[bytes]:
+    for number in range(count):
+        yield PIECE
+        sent.append(number)
+    yield b"end"
+
+
+@pytest.mark.parametrize("length", [True, False])
+async def test_uploads_go_on_as_they_come(wait_for: Wait, length: bool) -> None:
+    swallower, count, sent = Swallower(), 256, list[int]()
+    size = count * len(PIECE) + 3
+    async with swallower.running() as url, running_router("", attach=[url], max_body_bytes=1000) as router:
+        await wait_for(router.ready)
+        headers = AUDIO | ({"content-length": str(size)} if length else {})
+        call = asyncio.create_task(
+            router.client.post("/v1/audio", content=pieces(count, sent), headers=headers)
+        )
+        await asyncio.wait_for(swallower.asked.wait(), 30)
+        assert len(sent) < count, "nobody keeps it meanwhile"
+        swallower.read.set()
+        answer = await call
+    assert (answer.status_code, answer.text) == (200, "done")
+    assert swallower.body.count(b"x") == size - 3
+    assert (b"content-length: %d\r\n" % size in swallower.head) == length
+
+
+async def test_uploads_have_a_limit(wait_for: Wait) -> None:
+    swallower = Swallower()
+    swallower.read.set()
+    async with (
+        swallower.running() as url,
+        running_router("", attach=[url], max_upload_bytes=2 << 20) as router,
+    ):
+        await wait_for(router.ready)
+        headers = AUDIO | {"content-length": str(4 << 20)}
+        known = await router.client.post("/v1/audio", content=b"x" * (4 << 20), headers=headers)
+        unknown = await router.client.post("/v1/audio", content=pieces(16, []), headers=AUDIO)
+        for answer in (known, unknown):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+            assert "router.max_upload_bytes" in answer.json()["error"]["message"]
+        fits = await router.client.post("/v1/audio", content=pieces(7, []), headers=AUDIO)
+        assert fits.status_code == 200
+
+
+async def test_an_upload_that_was_begun_cannot_be_sent_again(wait_for: Wait) -> None:
+    async with Swallower(breaks=True).running() as url, running_router("", attach=[url]) as router:
+        await wait_for(router.ready)
+        answer = await router.client.post("/v1/audio", content=pieces(16, []), headers=AUDIO)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")

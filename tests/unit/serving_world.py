@@ -40,7 +40,7 @@ class Wire:
         self.cancelled: list[tuple[str, FailureCode]] = []
         self.closed: list[str] = []
 
-    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+    def send(self, replica: str, generate: Generate, headers: dict[str, str], upload: object = None) -> None:
         self.sent.append((replica, generate))
 
     def cancel(self, wire: str, reason: FailureCode) -> None:

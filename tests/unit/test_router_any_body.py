@@ -52,7 +52,7 @@ class Echo:
     direct_ready = False
     serving: Serving
 
-    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+    def send(self, replica: str, generate: Generate, headers: dict[str, str], upload: object = None) -> None:
         msgspec.json.encode(generate)
         asyncio.get_running_loop().call_soon(self._answer, generate)
 

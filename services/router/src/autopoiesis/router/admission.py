@@ -84,12 +84,15 @@ class Admission:
             block_hashes=block_hashes(read.prompt, self._key),
         )
 
+    def limit(self, method: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool]:
+        """Most bytes of a body that is passed through, and whether it goes on unread."""
+        unread = bool(self._settings.attach) and not passthrough.is_json(method, _content_type(headers))
+        return (self._settings.max_upload_bytes if unread else self.max_body_bytes), unread
+
     def _read_other(
         self, method: str, path: str, query: str, headers: Iterable[tuple[bytes, bytes]], body: bytes
     ) -> Intake:
-        content_type = next(
-            (value.decode("latin-1") for name, value in headers if name == b"content-type"), ""
-        )
+        content_type = _content_type(headers)
         if passthrough.is_json(method, content_type):
             return passthrough.read(path, body)
         if not self._settings.attach:
@@ -137,3 +140,7 @@ class Admission:
                 "context_length_exceeded",
             )
         return wanted
+
+
+def _content_type(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    return next((value.decode("latin-1") for name, value in headers if name == b"content-type"), "")

@@ -46,12 +46,14 @@ class BadRequestError(ApiError):
 
 
 class TooLargeError(ApiError):
-    """413: the body is longer than this router or the bus carries."""
+    """413: the body is longer than this router or the bus carries. `upload`: it was to go on unread."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        message = (
-            f"the request body is larger than the limit of {limit_bytes} bytes; shorten the prompt, or have the operator raise "
-            "router.max_body_bytes (and max_payload of the NATS server, which it cannot exceed)"
+    def __init__(self, limit_bytes: int, *, upload: bool = False) -> None:
+        message = f"the request body is larger than the limit of {limit_bytes} bytes; " + (
+            "send it in parts, or have the operator raise router.max_upload_bytes"
+            if upload
+            else "shorten the prompt, or have the operator raise router.max_body_bytes (and max_payload of the NATS server, "
+            "which it cannot exceed)"
         )
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, code="request_too_large")
 

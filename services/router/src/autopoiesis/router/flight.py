@@ -15,6 +15,7 @@ from autopoiesis.router.errors import ApiError
 from autopoiesis.router.identity import Identity
 from autopoiesis.router.intake import Intake
 from autopoiesis.router.transports.port import Opening, Passage
+from autopoiesis.router.upload import Upload
 
 PING: Final = "ping"
 """Nothing to say yet, but the client's side must not time out."""
@@ -104,6 +105,8 @@ class Flight(msgspec.Struct, eq=False):
     unread: list[Item] = []
     rival: Flight | None = None
     """The other attempt of the same request, while both run; whichever has a token first goes on."""
+    upload: Upload | None = None
+    """The body, where more of it comes than `body` holds."""
     shadow: bool = False
     """It is the second attempt, of which its client does not know."""
 

@@ -327,7 +327,8 @@ class Serving:
     def _dispatch(self, flight: Flight, nth: int, now: float) -> None:
         self._wires[flight.wire] = flight
         headers = self._listener.sent(flight)
-        self._transport.send(flight.replica, generate(flight, nth, now, self._router), headers)
+        order = generate(flight, nth, now, self._router)
+        self._transport.send(flight.replica, order, headers, flight.upload)
 
     # two attempts at once
 
@@ -419,6 +420,8 @@ class Serving:
         self, flight: Flight, code: FailureCode, error: ApiError, *, leaving: bool = False
     ) -> bool:
         """Send it to another replica, from the start or behind what the client has; whether that is possible."""
+        if flight.upload is not None and flight.upload.taken:
+            return False
         if flight.first_token is None:
             flight.refusal = error
             self._close_wire(flight)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from autopoiesis.runtime.settings import Secret, Section
+from autopoiesis.runtime.settings import Port, Secret, Section
 
 _Seconds = Annotated[float, msgspec.Meta(gt=0.0)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -24,7 +24,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
 class RouterSettings(Section, frozen=True, kw_only=True):
     prefix: ClassVar[str] = "router"
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Port = 8000
     """0 takes a free one."""
     name: str = "router"
     """Names this router in telemetry; routers side by side may share it."""
@@ -60,6 +60,8 @@ class RouterSettings(Section, frozen=True, kw_only=True):
     """Most prompts of one text completion."""
     max_body_bytes: _Count = 16 << 20
     """Longer bodies are answered 413; what goes over the bus is also bound by its server's `max_payload` (8 MB as shipped)."""
+    max_upload_bytes: _Count = 512 << 20
+    """The same for what goes on to attached servers unread (forms, audio, …); beyond the first MiB it is not kept here."""
     keys: str = ""
     """File of API keys, made by `autopoiesis keys`; empty lets everybody in."""
     anonymous: bool = False

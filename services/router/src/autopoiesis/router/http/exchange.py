@@ -18,6 +18,7 @@ from autopoiesis.router.flight import Flight, Item
 from autopoiesis.router.http import sse
 from autopoiesis.router.serving import Serving
 from autopoiesis.router.transports.port import Opening, Passage
+from autopoiesis.router.upload import STREAMED_FROM, Upload
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,11 @@ class Client(Protocol):
         """It does not take what was written."""
 
     transport: asyncio.Transport
+
+    def hold(self) -> None:
+        """Read no more of it for now."""
+
+    def release(self) -> None: ...
 
     def answered(self, *, close: bool) -> None:
         """The answer is complete."""
@@ -99,10 +105,15 @@ class Exchange:
     _visit = _NOBODY
     _flight: Flight | None = None
     _answer: sse.Answer | sse.Verbatim | None = None
+    _upload: Upload | None = None
+    _unread = False
+    """Its body, of at most `_limit` bytes, goes on as it comes."""
     _size = 0
     _turn = False
     _whole = False
     _started = False
+    _lingers = False
+    """It is answered, and what still comes of its body is thrown away."""
     _mute = False
     """The answer has no body."""
 
@@ -132,6 +143,11 @@ class Exchange:
         self._chunked = chunked
         self._expects = expects
         self._pieces: list[bytes] = []
+        self._limit = desk.admission.max_body_bytes
+        self._most = _LINGER * self._limit
+        if path not in PATHS:
+            self._limit, self._unread = desk.admission.limit(method.decode("latin-1"), headers)
+            self._most = max(self._most, self._limit + self._most * self._unread)
 
     # what comes from the client
 
@@ -140,8 +156,11 @@ class Exchange:
         if self.disconnected:
             return
         self._turn = True
+        self._guarded(self._begin)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            self._begin()
+            act()
         except Exception as error:
             self._broken(error)
 
@@ -154,9 +173,9 @@ class Exchange:
         if self.method != b"POST" and self.path in PATHS:
             what = f"{self.path} takes POST, not {self.method.decode('latin-1')}"
             self._turn_away(ApiError(405, what, code="method_not_allowed"))
-        elif self._announced() > _LINGER * self._desk.admission.max_body_bytes:
-            self._turn_away(TooLargeError(self._desk.admission.max_body_bytes), close=True)
-        elif self._whole:
+        elif self._announced() > (self._limit if self._expects else self._most):
+            self._turn_away(self._too_large(), close=True)
+        elif self._whole or (self._unread and STREAMED_FROM < self._size <= self._limit):
             self._submit()
         elif self._expects:
             self._client.transport.write(_CONTINUE)
@@ -166,20 +185,28 @@ class Exchange:
         if self.response_complete:
             return
         self._size += len(piece)
-        limit = self._desk.admission.max_body_bytes
-        if self._size <= limit:
+        if self._upload is not None and self._size <= self._limit:
+            self._upload.feed(piece)
+        elif self._size <= self._limit and not self._lingers:
             self._pieces.append(piece)
-        elif self._turn and self._size > _LINGER * limit:
-            self._turn_away(TooLargeError(limit), close=True)
+            if self._unread and self._size > STREAMED_FROM and self._announced() <= self._limit:
+                self._guarded(self._submit) if self._turn else self._client.hold()
+        elif self._upload is not None:
+            self._give_up()
+        elif self._lingers and self._size > self._most:
+            self._over(close=True)
+        elif self._turn and self._size > self._most:
+            self._turn_away(self._too_large(), close=True)
 
     def complete(self) -> None:
         """Its body is complete."""
         self._whole = True
-        if self._turn and not self.response_complete:
-            try:
-                self._submit()
-            except Exception as error:
-                self._broken(error)
+        if self._upload is not None:
+            self._upload.finish()
+        elif self._lingers:
+            self._over(close=True)
+        elif self._turn and not self.response_complete:
+            self._guarded(self._submit)
 
     def left(self) -> None:
         """The client has gone."""
@@ -208,16 +235,18 @@ class Exchange:
     def _submit(self) -> None:
         desk = self._desk
         try:
-            if self._size > desk.admission.max_body_bytes:
-                raise TooLargeError(desk.admission.max_body_bytes)
+            if self._size > self._limit:
+                raise self._too_large()
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             endpoint = PATHS.get(self.path)
             if endpoint is not None:
                 flight = desk.admission.admit(endpoint, self.headers, body, "", self._visit.tenant)
             else:
                 flight = self._admit_other(body)
+                if not self._whole:
+                    self._begin_upload(flight, body)
         except ApiError as error:
-            self._turn_away(error, close=isinstance(error, TooLargeError))
+            self._turn_away(error, close=isinstance(error, TooLargeError) or not self._whole)
             return
         self._pieces.clear()
         self._flight = flight
@@ -236,6 +265,24 @@ class Exchange:
             method=self.method.decode("latin-1"),
             query=self.query.decode("latin-1"),
         )
+
+    def _begin_upload(self, flight: Flight, first: bytes) -> None:
+        """The rest of the body goes on as it comes."""
+        announced = self._announced() or None
+        flight.upload = self._upload = Upload(first, announced, self._client.hold, self._client.release)
+        flight.intake.prompt_bytes = announced or len(first)
+
+    def _give_up(self) -> None:
+        """The upload is longer than it may be: its server is let go, and what still comes is thrown away like that of others."""
+        flight, self._flight, self._upload = self._flight, None, None
+        if flight is not None:
+            flight.reader = None
+            self._desk.serving.leave(flight)
+        if self._started:
+            self._over(close=True)
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(self._limit, upload=self._unread)
 
     # what goes to the client
 
@@ -287,12 +334,10 @@ class Exchange:
         if isinstance(item, ApiError) and not self._started:
             self._refuse(item, flight)
         elif isinstance(item, ApiError):
-            self.response_complete = True
-            self._flight = None
-            self._visit.leave()
-            self._client.answered(close=True)
+            self._over(close=True)
         elif isinstance(item, Opening):
             self._started = True
+            self.keep_alive = self.keep_alive and self._whole
             fields = self._desk.explain(flight)
             if item.content_type:
                 fields += b"content-type: %b\r\n" % _safe(item.content_type)
@@ -363,7 +408,7 @@ class Exchange:
             fields += b"allow: POST\r\n"
         if error.retry_after_s is not None:
             fields += b"retry-after: %d\r\n" % max(1, round(error.retry_after_s))
-        self.keep_alive = self.keep_alive and not close
+        self.keep_alive = self.keep_alive and not close and (self._upload is None or self._whole)
         self._client.transport.write(self._head(int(error.status), fields) + body)
         self._done()
 
@@ -389,10 +434,17 @@ class Exchange:
             self._client.answered(close=True)
 
     def _done(self) -> None:
+        if self._upload is not None and not self._whole:
+            self._lingers, self._upload, self._flight = True, None, None
+            self._client.release()
+        else:
+            self._over(close=not self.keep_alive)
+
+    def _over(self, *, close: bool) -> None:
         self.response_complete = True
         self._flight = None
         self._visit.leave()
-        self._client.answered(close=not self.keep_alive)
+        self._client.answered(close=close)
 
 
 def _safe(value: str) -> bytes:

@@ -39,6 +39,12 @@ class Front(Connection):
     def crowded(self) -> bool:
         return bool(self.flow.write_paused)
 
+    def hold(self) -> None:
+        self.flow.pause_reading()
+
+    def release(self) -> None:
+        self.flow.resume_reading()
+
     def answered(self, *, close: bool) -> None:
         self._answering = None
         if close:

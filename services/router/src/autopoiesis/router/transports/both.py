@@ -8,6 +8,7 @@ from autopoiesis.contracts.messages.infer import Failed, FailureCode, Generate
 from autopoiesis.router.transports.bus import BusTransport
 from autopoiesis.router.transports.direct import DirectTransport
 from autopoiesis.router.transports.port import Replies
+from autopoiesis.router.upload import Upload
 
 
 class Transports:
@@ -33,7 +34,9 @@ class Transports:
     def direct_ready(self) -> bool:
         return any(server.state == "ready" for server in self.direct.servers.values())
 
-    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+    def send(
+        self, replica: str, generate: Generate, headers: dict[str, str], upload: Upload | None = None
+    ) -> None:
         server = self.direct.reaches(replica)
         if server is None and generate.endpoint == "relay":
             message = f"only servers attached to this router answer {generate.method} {generate.path}"
@@ -42,7 +45,7 @@ class Transports:
         elif server is None:
             self.bus.send(replica, generate, headers)
         else:
-            self.direct.send(server, replica, generate, headers)
+            self.direct.send(server, replica, generate, headers, upload)
 
     def cancel(self, wire: str, reason: FailureCode) -> None:
         self.direct.cancel(wire, reason)

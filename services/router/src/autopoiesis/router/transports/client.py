@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from autopoiesis.router.upload import Upload
+
 CONNECT_TIMEOUT_S: Final = 5.0
 MAX_IDLE: Final = 256
 """Connections kept for later requests."""
@@ -39,10 +41,11 @@ class Exchange(Protocol):
 class Call:
     """A request under way."""
 
-    __slots__ = ("connection", "exchange", "payload", "retried")
+    __slots__ = ("connection", "exchange", "payload", "retried", "upload")
 
-    def __init__(self, payload: bytes, exchange: Exchange) -> None:
+    def __init__(self, payload: bytes, exchange: Exchange, upload: Upload | None = None) -> None:
         self.payload = payload
+        self.upload = upload
         self.exchange: Exchange | None = exchange
         self.connection: Connection | None = None
         self.retried = False
@@ -83,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._answering = False
         call.connection = self
         self.transport.write(call.payload)
+        if call.upload is not None:
+            call.upload.begin(self.transport)
 
     def resume(self) -> None:
         if self.paused:
@@ -107,6 +112,14 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"its answer is not HTTP: {error}")
             self.transport.abort()
+
+    def pause_writing(self) -> None:
+        if self._call is not None and self._call.upload is not None:
+            self._call.upload.pause()
+
+    def resume_writing(self) -> None:
+        if self._call is not None and self._call.upload is not None:
+            self._call.upload.resume()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.lost(self)
@@ -154,7 +167,8 @@ class Connection(asyncio.Protocol):
         call, self._call = self._call, None
         self._served += 1
         self.resume()
-        if self._parser.should_keep_alive():
+        half = call is not None and call.upload is not None and not call.upload.complete
+        if self._parser.should_keep_alive() and not half:
             self._pool.release(self)
         else:
             self.transport.close()
@@ -187,18 +201,24 @@ class Pool:
         headers: dict[str, str] | None = None,
         *,
         method: str = "POST",
+        upload: Upload | None = None,
     ) -> Call:
         """Send now, on a kept connection where there is one; what comes of it is told to `exchange`.
 
-        The body is JSON unless `headers` say what it is.
+        The body is JSON unless `headers` say what it is. An `upload` goes in its place, on a connection of its own: a kept one may turn
+        out to be closed, and then it could not be sent again.
         """
         more = b""
         if headers:
             more = b"".join([f"{name}: {value}\r\n".encode("latin-1") for name, value in headers.items()])
-        head = b"%b %b HTTP/1.1\r\n%b%b%bcontent-length: %d\r\n\r\n%b"
         kind = b"" if headers and "content-type" in headers else _JSON
-        first = (method.encode(), path.encode("latin-1"), self._head, kind)
-        call = Call(head % (*first, more, len(body), body), exchange)
+        first = (method.encode(), path.encode("latin-1"), self._head, kind, more)
+        if upload is not None:
+            call = Call(b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n" % (*first, upload.head), exchange, upload)
+            self.connect(call)
+            return call
+        head = b"%b %b HTTP/1.1\r\n%b%b%bcontent-length: %d\r\n\r\n%b"
+        call = Call(head % (*first, len(body), body), exchange)
         if self._idle:
             self._idle.pop().begin(call)
         else:

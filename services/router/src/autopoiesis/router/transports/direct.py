@@ -13,6 +13,7 @@ from autopoiesis.contracts.messages.infer import Failed, FailureCode, Finished, 
 from autopoiesis.router.transports.attached import AttachedServer
 from autopoiesis.router.transports.client import Call
 from autopoiesis.router.transports.port import Opening, Passage, Replies
+from autopoiesis.router.upload import Upload
 from autopoiesis.runtime.servers import protocol
 from autopoiesis.runtime.servers.protocol import ServerError, Usage
 
@@ -69,10 +70,21 @@ class DirectTransport:
         """The server that `replica` stands for."""
         return self.servers.get(replica) or self.servers.get(replica.partition("/")[0])
 
-    def send(self, server: AttachedServer, replica: str, generate: Generate, headers: dict[str, str]) -> None:
+    def send(
+        self,
+        server: AttachedServer,
+        replica: str,
+        generate: Generate,
+        headers: dict[str, str],
+        upload: Upload | None = None,
+    ) -> None:
         server.sent[replica] = generate.nth
         exchange = self._exchanges[generate.request_id] = _Exchange(self, server, replica, generate)
         try:
+            if upload is not None and upload.taken:
+                raise ServerError(
+                    "unavailable", "its server failed while it took the body, which is not kept"
+                )
             body = upstream_body(generate, priority=self._priorities)
         except ServerError as error:
             exchange.fail(error)
@@ -80,7 +92,9 @@ class DirectTransport:
         if generate.endpoint == "relay":
             headers = headers | {"content-type": generate.content_type or "application/octet-stream"}
             method = "GET" if generate.method == "HEAD" else generate.method
-            exchange.call = server.pool.post(generate.path, body, exchange, headers, method=method)
+            exchange.call = server.pool.post(
+                generate.path, body, exchange, headers, method=method, upload=upload
+            )
             return
         path = generate.path or protocol.PATHS[generate.endpoint]
         exchange.counts = generate.stream and generate.endpoint != "passthrough"

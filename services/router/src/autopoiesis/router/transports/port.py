@@ -8,6 +8,7 @@ import msgspec
 
 from autopoiesis.contracts.messages.infer import FailureCode, Generate, Reply
 from autopoiesis.router.errors import ApiError
+from autopoiesis.router.upload import Upload
 
 
 class Passage(msgspec.Struct, frozen=True, gc=False):
@@ -50,8 +51,10 @@ class Transport(Protocol):
     def direct_ready(self) -> bool:
         """Whether a replica is ready that needs no bus."""
 
-    def send(self, replica: str, generate: Generate, headers: dict[str, str]) -> None:
-        """Send; what goes wrong comes through `Replies`."""
+    def send(
+        self, replica: str, generate: Generate, headers: dict[str, str], upload: Upload | None = None
+    ) -> None:
+        """Send, with `upload` in the place of the body if there is one; what goes wrong comes through `Replies`."""
 
     def cancel(self, wire: str, reason: FailureCode) -> None:
         """Ask the replica to stop, and forget the request."""
