@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import psutil
 from engines import MODEL
 
 from autopoiesis.router import keys
@@ -59,15 +61,27 @@ class Stage:
         return process
 
     def stop(self) -> None:
+        """End all of them, with what they started."""
+        left = [child for process in self.processes for child in _children(process)]
         for process in reversed(self.processes):
             process.kill()
         for process in self.processes:
             process.wait()
+        for child in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         for log in self.logs:
             log.close()
 
     def python(self, script: str, *arguments: str, pipe: bool = False) -> subprocess.Popen[str]:
         return self.start(Path(script).stem, [sys.executable, str(HERE / script), *arguments], pipe=pipe)
+
+
+def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def installed(stage: Stage, package: str, program: str) -> str:

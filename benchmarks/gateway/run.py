@@ -51,9 +51,17 @@ def rss_mb(process: subprocess.Popen[str]) -> float:
     return sum(member.memory_info().rss for member in family(process)) / 2**20
 
 
-def load(running: Running | str, *, concurrency: int, seconds: float, stream: bool) -> Row:
+def load(
+    running: Running | str,
+    *more: str,
+    concurrency: int,
+    seconds: float,
+    stream: bool,
+    model: str = MODEL,
+) -> Row:
+    """What `load.py` says; `more` are further arguments of it."""
     url, key = (running, "") if isinstance(running, str) else (running.url, running.key)
-    argv = [sys.executable, str(contenders.HERE / "load.py"), "--url", url, "--model", MODEL]
+    argv = [sys.executable, str(contenders.HERE / "load.py"), "--url", url, "--model", model, *more]
     argv += ["--concurrency", str(concurrency), "--seconds", str(seconds)]
     argv += [*(["--key", key] if key else []), *(["--stream"] if stream else [])]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20 * seconds + 60, check=True)
@@ -61,11 +69,11 @@ def load(running: Running | str, *, concurrency: int, seconds: float, stream: bo
     return result
 
 
-def await_ready(running: Running) -> None:
+def await_ready(running: Running, model: str = MODEL, within_s: float = START_S) -> None:
     """Raises Skipped where no request is answered in time."""
-    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]}).encode()
     headers = {"content-type": "application/json", "authorization": f"Bearer {running.key or 'none'}"}
-    until = time.monotonic() + START_S
+    until = time.monotonic() + within_s
     why = "no answer"
     while time.monotonic() < until:
         if running.parts["router"].poll() is not None:
