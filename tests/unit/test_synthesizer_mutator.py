@@ -1,4 +1,5 @@
 import ast
+import json
 from random import Random
 
 import pytest
@@ -50,7 +51,7 @@ def test_generations_of_mutants_verify_compile_and_end(seed, source):
         source, note = mutant
         assert note
         assert verify(source, "dispatch", complete=True).ok
-        run(source.encode())  # decides in 150 states within its fuel, or says what broke
+        probed(source)  # decides in 150 states within its fuel, or says what broke
 
 
 @given(st.integers(0, 2**32))
@@ -87,7 +88,7 @@ def test_each_operator_gives_valid_policies_that_decide_otherwise(operator):
             if operator(tree, Random(seed), mates) is not None:
                 text = ast.unparse(ast.fix_missing_locations(tree))
                 assert verify(text, "dispatch", complete=True).ok, text
-                changed += not changed and run(text.encode()) != run(source.encode())
+                changed += not changed and probed(text) != probed(source)
     assert changed
 
 
@@ -100,6 +101,35 @@ def test_every_phrase_is_an_expression_of_the_language(table):
         text = ast.unparse(operators.write(phrase, Random(1), "r"))
         use = f"    xs = [({text}) for r in replicas]\n    return HOLD if len(xs) > 9 else Assign(0)\n"
         assert verify(frame + use, "dispatch", complete=True).ok, name
+
+
+def probed(source, **traits):
+    asked = {"source": source, "workflows": False, "apart": False} | traits
+    return json.loads(run(json.dumps(asked).encode()))
+
+
+@pytest.mark.parametrize(
+    ("trait", "keys", "scores"),
+    [
+        ("workflows", ("request.workflow.attained", "request.workflow.age"), ("r.inflight", "r.inflight")),
+        ("apart", ("0.0", "0.0"), ("r.inflight", "r.kv_used_tokens")),
+    ],
+)
+def test_what_only_some_traffic_or_fleets_show_counts_there_alone(trait, keys, scores):
+    frame = """API = 1
+def prioritize(request, ctx):
+    return 0.0 if request.workflow is None else {key}
+def route(request, replicas, ctx):
+    return Assign(0)
+def place_decode(request, replicas, ctx):
+    return Assign(min([r for r in replicas if r.role == "decode"], key=lambda r: {score}).index)
+"""
+    texts = [frame.format(key=key, score=score) for key, score in zip(keys, scores, strict=True)]
+    plain = [probed(text) for text in texts]
+    assert plain[0] == plain[1]
+    seen = [probed(text, **{trait: True}) for text in texts]
+    assert not any(found["broken"] for found in (*plain, *seen))
+    assert seen[0]["behaviour"] != seen[1]["behaviour"]
 
 
 def test_sites_are_scores_with_their_direction():

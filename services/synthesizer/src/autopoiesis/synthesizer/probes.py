@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from random import Random
 
-from autopoiesis.policy.api import Assign, DispatchContext, Replica, Request
+from autopoiesis.policy.api import Assign, DispatchContext, Replica, Request, Workflow
 from autopoiesis.policy.language import CompiledPolicy, PolicyError, compile_policy
 
 STATES = 150
@@ -18,13 +18,20 @@ QUEUE = 12
 FLEETS = (1, 2, 3, 6, 6, 16)
 IDLE_EVERY = 5
 """Each such state is an empty fleet, in which a policy must serve."""
+WORKFLOW_EVERY, APART_EVERY = 3, 4
+"""In each such state the request is a workflow's; prefill and decode are apart."""
 
 
 def run(payload: bytes) -> bytes:
-    """Jail job: source text to JSON `{"behaviour": hash, "broken": what went wrong, empty if nothing did}`."""
-    policy = compile_policy(payload.decode(), "dispatch")
+    """Jail job: `{"source": text, "workflows": bool, "apart": bool}` to `{"behaviour": hash, "broken": what went wrong, or empty}`.
+
+    `workflows` and `apart` say what the traffic has and the fleet is: where neither is so, policies that differ there alone are alike.
+    """
+    asked = json.loads(payload)
+    policy = compile_policy(asked["source"], "dispatch")
     try:
-        behaviour, broken = behaviour_of(policy), ""
+        behaviour = behaviour_of(policy, workflows=asked["workflows"], apart=asked["apart"])
+        broken = ""
     except (PolicyError, UnservedError) as error:
         behaviour, broken = "", f"{type(error).__name__}: {error}"
     return json.dumps({"behaviour": behaviour, "broken": broken}).encode()
@@ -34,20 +41,34 @@ class UnservedError(Exception):
     """Held or rejected although every replica was idle."""
 
 
-def behaviour_of(policy: CompiledPolicy) -> str:
-    """Hash of all decisions. Raises PolicyError, UnservedError."""
+def behaviour_of(policy: CompiledPolicy, *, workflows: bool = False, apart: bool = False) -> str:
+    """Hash of all decisions, also for requests of workflows and where prefill and decode are apart. Raises PolicyError, UnservedError."""
     rng = Random(20_260_101)
     decisions: list[object] = []
     for number in range(STATES):
         idle = number % IDLE_EVERY == 0
         request, ctx = _request(rng, idle=idle), _context(rng)
         replicas = [_replica(rng, index, request, idle=idle) for index in range(rng.choice(FLEETS))]
+        if workflows and number % WORKFLOW_EVERY == 1:
+            request.workflow = _workflow(rng)
+        parted = apart and number % APART_EVERY == 2 and len(replicas) > 1
+        if parted:
+            _part(rng, replicas)
         ctx.random = Random(number).random
         decision = policy.route(request, replicas, ctx)
         if idle and not isinstance(decision, Assign):
-            raise UnservedError(f"answered {decision} with every replica idle and room for the request")
+            raise UnservedError(
+                f"answered {decision} with every replica idle and room for the request; assign it then, even if it is late"
+            )
         decisions.append(repr(decision))
-    decisions.append(_order(policy, [_request(rng, idle=False) for _ in range(QUEUE)], _context(rng)))
+        if parted and "place_decode" in policy.functions:
+            decisions.append(repr(policy.place_decode(request, replicas, ctx)))
+    queue = [_request(rng, idle=False) for _ in range(QUEUE)]
+    decisions.append(_order(policy, queue, _context(rng)))
+    if workflows:
+        for request in queue:
+            request.workflow = _workflow(rng)
+        decisions.append(_order(policy, queue, _context(rng)))
     return hashlib.sha256(json.dumps(decisions).encode()).hexdigest()
 
 
@@ -99,6 +120,23 @@ def _replica(rng: Random, index: int, request: Request, *, idle: bool) -> Replic
     replica.predicted_ttft = speed * (0.02 + (replica.queued_prefill_tokens + request.prompt_tokens) / 40_000)
     replica.predicted_tpot = replica.step_time * rng.uniform(0.9, 1.3)
     return replica
+
+
+def _workflow(rng: Random) -> Workflow:
+    workflow = Workflow()
+    workflow.age, workflow.horizon = rng.expovariate(0.1), rng.uniform(1, 60)
+    workflow.remaining_path = rng.uniform(0.1, 1) * workflow.horizon
+    workflow.projected_ratio = (workflow.age + workflow.remaining_path) / workflow.horizon
+    workflow.attained = rng.uniform(0, 1) * workflow.age
+    workflow.calls_done, workflow.calls_open = rng.randrange(20), rng.randrange(1, 4)
+    return workflow
+
+
+def _part(rng: Random, replicas: Sequence[Replica]) -> None:
+    """The first half computes prompts, the rest decodes."""
+    for number, replica in enumerate(replicas):
+        replica.role = "prefill" if 2 * number < len(replicas) else "decode"
+        replica.transfer_time = 0.0 if replica.role == "prefill" else rng.uniform(0.001, 0.2)
 
 
 def _context(rng: Random) -> DispatchContext:

@@ -26,7 +26,8 @@ What decides it:
 - GPU types differ: fast ones can meet tight paces that slow ones cannot, so what can be served slowly should not take
   the fast ones' room;
 - KV memory: past its capacity an engine preempts and recomputes;
-- holding keeps a choice open but costs waiting; rejecting is a sure miss that may save others under overload.
+- holding keeps a choice open but costs waiting; rejecting is a sure miss that may save others under overload;
+- where every replica is idle `route` must return Assign, whatever the objectives: HOLD or REJECT then ends the candidate unscored.
 `fitness` is goodput divided by the incumbent's, averaged over loads: 1.05 is 5 % more goodput.""",
     "plan": """Minimise the total time of the trace (the seconds it takes to finish every step's load):
 T_total = sum over steps of t_stale + t_reconfig + t_serve, where

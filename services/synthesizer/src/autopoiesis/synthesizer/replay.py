@@ -76,6 +76,8 @@ class Replays:
             raise ValueError("the window has no arrivals")
         self._jail, self._beside = jail, beside
         self._packed: dict[Place, bytes] = {"window": pack(window), "stretch": pack(stretch(window))}
+        self._workflows = window.trace.workflow is not None and bool(window.trace.workflow.any())
+        self._apart = any(beat.role == "prefill" for beat in window.info.fleet)
         self._done: dict[tuple[str, Place, float, int], Pass] = {}
 
     async def run(
@@ -102,7 +104,8 @@ class Replays:
         """
         if self._beside is not None:
             return f"plan {policy.hash}"
-        answer = await self._job("autopoiesis.synthesizer.probes:run", policy.source.encode())
+        asked = {"source": policy.source, "workflows": self._workflows, "apart": self._apart}
+        answer = await self._job("autopoiesis.synthesizer.probes:run", json.dumps(asked).encode())
         if isinstance(answer, FailedReplayError):
             raise answer
         found = json.loads(answer)

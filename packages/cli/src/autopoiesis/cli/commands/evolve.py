@@ -177,6 +177,11 @@ def _print(found: Found) -> None:
     console.print()
     if found.winner is None:
         console.print("Nothing beats the start on fresh seeds: no winner.", highlight=False)
+    elif found.winner.origin in {"library", "operator"}:
+        console.print(
+            f"winner: {found.winner.title}, a seed; nothing that was written here beats it on fresh seeds",
+            highlight=False,
+        )
     else:
         console.print(f"winner {found.winner.hash[:12]}, from newest to oldest:", highlight=False)
         for policy in found.lineage():

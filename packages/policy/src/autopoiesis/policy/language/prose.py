@@ -119,6 +119,8 @@ DISPATCH: Final = """\
 - A new request is routed at once, before those that are held. `prioritize` is asked when a request is held for the first time, and again
   while it is held: each time that room may have appeared, for some of those that were asked longest ago. Its value orders held
   requests and nothing else; the lowest is offered first, of equal ones the first to arrive.
+- Where nothing runs or waits on any replica `route` has to assign, even a request that can meet no objective anywhere: a candidate
+  that holds or rejects it then is refused before it is scored.
 - A `HOLD` ends, at the latest, in the fallback's decision (`hold_max_s`). `REJECT` is a missed objective; it counts only before
   anything was sent and within the operator's largest share of rejects (`max_reject_share`), else the fallback decides.
 - `Assign.priority` is another thing: an integer from -2**31 to 2**31 - 1 for the engine's own queue, lower first. Where it is left out

@@ -109,7 +109,7 @@ def evolve(
     goals = objectives(slo, trace.classes)
     seen, unseen = _halves(trace, asked)
     window = window_of(seen, place, goals, routers=routers)
-    incumbent = _named(start, start if isinstance(start, str) and start.isidentifier() else "the start")
+    incumbent = _named(start, "the start")
     bred = shipped("dispatch") if seeds is None else [_named(text, name) for name, text in seeds.items()]
     kept = Path(folder)
     kept.mkdir(parents=True, exist_ok=True)
@@ -234,10 +234,11 @@ def _halves(trace: Trace, asked: Search) -> tuple[Trace, Trace | None]:
 
 
 def _named(policy: str | Path, title: str) -> Scored:
-    shipped_one = isinstance(policy, str) and policy.isidentifier()
-    return Scored.of(
-        library.text_of(policy, "dispatch"), "dispatch", title, "library" if shipped_one else "operator"
-    )
+    """A shipped one by its name, also where its text was given."""
+    text = library.text_of(policy, "dispatch")
+    names = (name for name in library.names("dispatch", every=True) if library.source(name) == text)
+    known = next(names, "")
+    return Scored.of(text, "dispatch", known or title, "library" if known else "operator")
 
 
 def _situation(window: Window, objective: Objective) -> Any:
@@ -251,12 +252,13 @@ def _situation(window: Window, objective: Objective) -> Any:
 
 
 def _finalists(found: Found) -> dict[str, str]:
-    """By label, the winner first."""
+    """By label, the winner first: by its own name where it is a seed."""
     assert found.winner is not None
     seeds = [one.policy for one in found.tried if one.arm == "seed" and one.final]
     best = sorted(seeds, key=lambda policy: -policy.fitness)[:FINALISTS]
     others = {policy.title: policy.source for policy in (found.incumbent, *best)}
-    return {"winner": found.winner.source} | others
+    known = found.winner.source in others.values()
+    return others if known else {"winner": found.winner.source} | others
 
 
 def _claim(folder: Path, asked: Search, window: Window, unseen: Trace | None, policies: list[Scored]) -> None:
