@@ -31,7 +31,7 @@ COMPILED: Final = {
         "parties prefix queue replicas strikes traffic workflows"
     ),
     "simulator": (
-        "batch prefix replica steptime requests/engines requests/membership requests/transfers requests/world"
+        "batch lookahead prefix replica steptime requests/engines requests/membership requests/transfers requests/world"
     ),
 }
 """Left out is what makes no difference (settings, records, all that NumPy does) and what mypyc does not compile as CPython would:

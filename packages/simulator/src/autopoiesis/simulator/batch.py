@@ -6,37 +6,47 @@ a histogram of `base` modulo the page size tell them all.
 
 from __future__ import annotations
 
-import msgspec
-
 from autopoiesis.simulator.engine import EngineConfig, Job
 from autopoiesis.simulator.prefix import PrefixCache
 
 
-class Sequence(msgspec.Struct, eq=False):
+class Sequence:
     """A job in the engine.
 
     While it decodes, its context is `base + steps`, and it emits its last token at the end of step `finish_step`.
     """
 
-    job: Job
-    order: int
-    target: int
-    """Tokens to compute before it can decode."""
-    landed: int = 0
-    """Tokens whose KV cache comes with the job."""
-    emitted: int = 0
-    computed: int = 0
-    held: int = 0
-    base: int = 0
-    finish_step: int = 0
-    started: float = 0.0
-    queued: bool = True
-    cancelled: bool = False
+    __slots__ = (
+        "base",
+        "cancelled",
+        "computed",
+        "emitted",
+        "finish_step",
+        "held",
+        "job",
+        "landed",
+        "order",
+        "queued",
+        "started",
+        "target",
+    )
 
-    @classmethod
-    def of(cls, job: Job, order: int) -> Sequence:
-        target = job.prompt_tokens + job.produced
-        return cls(job, order, target, target - 1 if job.produced else 0, job.produced)
+    def __init__(self, job: Job, order: int) -> None:
+        produced = job.produced
+        self.job = job
+        self.order = order
+        self.target = job.prompt_tokens + produced
+        """Tokens to compute before it can decode."""
+        self.landed = self.target - 1 if produced else 0
+        """Tokens whose KV cache comes with the job."""
+        self.emitted = produced
+        self.computed = 0
+        self.held = 0
+        self.base = 0
+        self.finish_step = 0
+        self.started = 0.0
+        self.queued = True
+        self.cancelled = False
 
 
 class Batch:

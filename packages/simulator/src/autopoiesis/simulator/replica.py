@@ -141,7 +141,7 @@ class Replica(Batch):
         if self.next_event < now:
             self._settle(now)
         self._orders = order = self._orders + 1
-        sequence = Sequence.of(job, order) if job.produced else Sequence(job, order, prompt)
+        sequence = Sequence(job, order)
         self._sequences[job_id] = sequence
         self._enqueue(sequence)
         run = self._run
@@ -166,7 +166,7 @@ class Replica(Batch):
                 f"job {job.id!r}: only unfinished jobs can be restored, and only before the first step"
             )
         self._orders += 1
-        self._sequences[job.id] = sequence = Sequence.of(job, self._orders)
+        self._sequences[job.id] = sequence = Sequence(job, self._orders)
         sequence.target, sequence.emitted = job.prompt_tokens + produced, produced
         pages = -(-(sequence.target) // self._pages)
         full = len(self._decoding) >= self.config.max_running or self._decode_pages(1) + pages > self._blocks

@@ -8,7 +8,13 @@ from typing import Final, NamedTuple
 
 from autopoiesis.contracts.messages.fleet import ReplicaState
 
-OPEN, FINISHED, REJECTED, FAILED, ABANDONED, EXPIRED, UNFINISHED = range(7)
+OPEN: Final = 0
+FINISHED: Final = 1
+REJECTED: Final = 2
+FAILED: Final = 3
+ABANDONED: Final = 4
+EXPIRED: Final = 5
+UNFINISHED: Final = 6
 OUTCOMES: Final = ("open", "finished", "rejected", "failed", "abandoned", "expired", "unfinished")
 """Names of the outcome codes. Only `finished` can meet an objective."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -42,10 +42,18 @@ from autopoiesis.simulator.workload.window import InFlight
 if TYPE_CHECKING:
     from autopoiesis.simulator.requests.planning import Planner, Planning
 
-_ENGINE, _DELIVER, _ROOT, _BEAT, _WAKE, _ARRIVE, _TIMEOUT, _CALL = range(8)
-_ROOTS_FIRST, _SENDS_FIRST = -(1 << 62), -(1 << 61)
+_ENGINE: Final = 0
+_DELIVER: Final = 1
+_ROOT: Final = 2
+_BEAT: Final = 3
+_WAKE: Final = 4
+_ARRIVE: Final = 5
+_TIMEOUT: Final = 6
+_CALL: Final = 7
+_ROOTS_FIRST: Final = -(1 << 62)
+_SENDS_FIRST: Final = -(1 << 61)
 """Where the order of things that happen at once begins: arrivals of the trace, then deliveries, then all else."""
-_REFUSED = {
+_REFUSED: Final = {
     "rejected": REJECTED,
     "queue_full": REJECTED,
     "overloaded": REJECTED,
@@ -164,7 +172,10 @@ class World:
         self._limit = limit = (times[-1] if times else 0.0) + self._settings.drain_s
         now, order = self._now, self._order
         self._next_root(0)
-        row: Any
+        what: Any
+        row: int
+        more: int
+        began: float
         while self._open:
             now, _, kind, what = heappop(heap)
             if now > limit:
