@@ -230,6 +230,23 @@ async def test_a_snapshot_is_cut_in_two_and_the_later_half_is_denied(
         await connection.close()
 
 
+async def test_a_window_without_a_fleet_is_refused(start, bus, wait_for):
+    child = start(MIN_ARRIVALS=50, SETTLE_S=1)
+    began = time.time() - 100
+    records = tuple(record(n, began + n * 0.5, e2e_s=2.0) for n in range(100))
+    message = RequestBatch(router="router-a", incarnation="one", batch=0, records=records)
+    await bus.publish_event(REQUEST_TELEMETRY, message, msg_id="a", router="router-a")
+
+    async def stored():
+        return await arrivals(child) >= 100
+
+    await wait_for(stored, timeout=30)
+    async with httpx.AsyncClient(base_url=child.ready["http"]) as client:
+        answer = await client.post("/v1/snapshots", json={"start_unix_s": began, "end_unix_s": began + 60})
+    assert answer.status_code == 409
+    assert "no replica of" in answer.json()["error"]["message"]
+
+
 async def test_too_few_arrivals_and_bad_requests_are_said_so(start, bus, wait_for):
     child = start()
     message = RequestBatch(router="r", incarnation="one", batch=0, records=(record(0, time.time() - 20),))

@@ -37,7 +37,7 @@ from autopoiesis.observer.observatory import Observatory
 from autopoiesis.observer.rows import EventRow, FleetRow, PlanRow, StepRow, event_row, plan_row, step_rows
 from autopoiesis.observer.segments import Batch, Segment, SegmentLog
 from autopoiesis.observer.settings import ObserverSettings
-from autopoiesis.observer.snapshots import Cut, SnapshotMaker, Sources, TooFewArrivalsError
+from autopoiesis.observer.snapshots import Cut, SnapshotMaker, Sources, UnfitWindowError
 from autopoiesis.runtime.bus import Bus, BusError, Consumer, Delivered
 from autopoiesis.runtime.errors import OperatorError
 from autopoiesis.runtime.lifecycle import Service
@@ -172,7 +172,7 @@ class Observer:
         self._next_snapshot[scope] = time.monotonic() + (self.settings.snapshot_every_s or LOOK_S)
         try:
             await self.snapshots.make(scope, Cut(cause))
-        except TooFewArrivalsError as error:
+        except UnfitWindowError as error:
             log.info("observer: no snapshot: %s", error)
         except StoreError as error:
             log.warning("observer: no snapshot: %s", error)

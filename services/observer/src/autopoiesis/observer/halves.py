@@ -46,6 +46,8 @@ class Half:
 
     data: bytes
     arrivals: int
+    replicas: int
+    """Of the scope's model, at its start or joining later."""
 
 
 def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
@@ -69,7 +71,8 @@ def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
         planned=tuple(planned(material.plans, start_unix_s, end_unix_s)),
         start_s=loading_s(material.fleet, material.scope),
     )
-    return Half(write_snapshot(rows, info), rows.num_rows)
+    names = {beat.replica for beat in (*fleet, *(change.heartbeat for change in changes))}
+    return Half(write_snapshot(rows, info), rows.num_rows, len(names))
 
 
 def fleet_between(

@@ -26,8 +26,8 @@ from autopoiesis.store import BlobStore, Store
 log = logging.getLogger(__name__)
 
 
-class TooFewArrivalsError(RuntimeError):
-    """The window holds too few arrivals to learn from."""
+class UnfitWindowError(RuntimeError):
+    """Nothing can be learned from this window; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class SnapshotMaker:
     async def make(self, scope: str, cut: Cut) -> SnapshotReady:
         """Write both halves and their rows in the database; the announcement leaves with the transaction.
 
-        Raises UnknownScopeError, TooFewArrivalsError, StoreError.
+        Raises UnknownScopeError, UnfitWindowError, StoreError.
         """
         self._observatory.watch(scope)
         async with self._one:
@@ -85,9 +85,13 @@ class SnapshotMaker:
             open_half = await asyncio.to_thread(half, material, bounds.start_unix_s, bounds.cut_unix_s)
             sealed = await asyncio.to_thread(half, material, bounds.cut_unix_s, bounds.end_unix_s)
             if open_half.arrivals == 0 or open_half.arrivals + sealed.arrivals < self._settings.min_arrivals:
-                raise TooFewArrivalsError(
+                raise UnfitWindowError(
                     f"{open_half.arrivals + sealed.arrivals} arrivals of {scope}, {open_half.arrivals} of them before the cut; "
                     f"observer.min_arrivals is {self._settings.min_arrivals}"
+                )
+            if not open_half.replicas:
+                raise UnfitWindowError(
+                    f"no replica of {scope} was heard of yet: there is no fleet to replay it on"
                 )
             return await self._keep(scope, cut.cause, bounds, open_half, sealed if sealed.arrivals else None)
 
@@ -123,9 +127,7 @@ class SnapshotMaker:
             start = inside[-min(len(inside), settings.max_arrivals)].as_py()
         middle = cut.cut_unix_s or start + settings.open_share * (end - start)
         if not start < middle <= end:
-            raise TooFewArrivalsError(
-                f"nothing to cut: start {start}, cut {middle}, end {end} (Unix seconds)"
-            )
+            raise UnfitWindowError(f"nothing to cut: start {start}, cut {middle}, end {end} (Unix seconds)")
         async with self._sources.steps.lock:
             steps = await asyncio.to_thread(self._sources.steps.segments.between, start, end)
         async with self._sources.fleet.lock:

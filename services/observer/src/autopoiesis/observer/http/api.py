@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 from autopoiesis.contracts.messages.trace import SnapshotReady
 from autopoiesis.observer.observatory import Observatory, UnknownScopeError
-from autopoiesis.observer.snapshots import Cut, TooFewArrivalsError
+from autopoiesis.observer.snapshots import Cut, UnfitWindowError
 from autopoiesis.runtime.probes import Probes, application
 from autopoiesis.store import StoreError
 
@@ -45,8 +45,8 @@ def create(observatory: Observatory, answers: Answers, probes: Probes) -> FastAP
     def unknown_scope(_: Request, error: UnknownScopeError) -> JSONResponse:
         return _problem(404, str(error))
 
-    @app.exception_handler(TooFewArrivalsError)
-    def too_few(_: Request, error: TooFewArrivalsError) -> JSONResponse:
+    @app.exception_handler(UnfitWindowError)
+    def unfit(_: Request, error: UnfitWindowError) -> JSONResponse:
         return _problem(409, str(error))
 
     @app.exception_handler(StoreError)
