@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 
-from autopoiesis.simulator.calibrate import joins
 from autopoiesis.simulator.engine import EngineConfig, Job
-from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.lookahead import engine_of
 from autopoiesis.simulator.steptime import Steps
 
 
@@ -36,7 +35,7 @@ def mean_latencies(
 ) -> tuple[float, float]:
     """Mean TTFT and mean TPOT over all requests, seconds, as the clients see them."""
     rng = random.Random(seed)
-    replica = Replica(steps, config)
+    engine = engine_of(steps, replace(config, async_scheduling=async_scheduling))
     total = clients.concurrency * clients.rounds
     lengths = [clients.lengths(rng) for _ in range(total)]
     sent = [0.0] * total
@@ -46,20 +45,16 @@ def mean_latencies(
     def arrival(now: float) -> float:
         return now + rng.expovariate(1 / clients.delay_s) if clients.delay_s else now
 
-    arriving = [(arrival(0.0), index, False) for index in range(clients.concurrency)]
+    arriving = [(arrival(0.0), index) for index in range(clients.concurrency)]
     heapify(arriving)
     following = clients.concurrency
-    while arriving or replica.next_event < math.inf:
-        event = replica.next_event
+    while arriving or engine.next_event < math.inf:
+        event = engine.next_event
         if arriving and arriving[0][0] <= event:
-            at, index, planned = heappop(arriving)
-            due = joins(replica, at) if async_scheduling and not planned else at
-            if due > at:
-                heappush(arriving, (due, index, True))
-            else:
-                replica.submit(at, Job(index, *lengths[index]))
+            at, index = heappop(arriving)
+            engine.submit(at, Job(index, *lengths[index]))
             continue
-        for emission in replica.advance(event):
+        for emission in engine.advance(event):
             index = int(emission.id)
             first.setdefault(index, emission.time)
             if not emission.finished:
@@ -68,6 +63,6 @@ def mean_latencies(
                 tpot.append((emission.time - first[index]) / (lengths[index][1] - 1))
             if following < total:
                 sent[following] = emission.time
-                heappush(arriving, (arrival(emission.time), following, False))
+                heappush(arriving, (arrival(emission.time), following))
                 following += 1
     return sum(first[i] - sent[i] for i in range(total)) / total, sum(tpot) / len(tpot)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autopoiesis.simulator.engine import Emission, EngineConfig, Job
 from autopoiesis.simulator.hardware import gpu
+from autopoiesis.simulator.lookahead import engine_of
 from autopoiesis.simulator.models import model
 from autopoiesis.simulator.replica import Replica
 from autopoiesis.simulator.stepping import SteppingReplica
@@ -57,6 +58,7 @@ def worlds(draw: st.DrawFn) -> World:
         block_tokens=pages,
         prefix_block_tokens=prefix,
         reserve_full_prompt=draw(st.booleans()),
+        async_scheduling=draw(st.booleans()),
     )
     rng = random.Random(draw(st.integers(0, 2**32)))
     gap = draw(st.sampled_from([0.0, 0.003, 0.03, 0.3]))
@@ -111,7 +113,7 @@ def _play(engine: Replica | SteppingReplica, world: World) -> list[Emission]:
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_fast_replica_equals_oracle(world: World) -> None:
-    fast, slow = Replica(world.step_time, world.config), SteppingReplica(world.step_time, world.config)
+    fast, slow = engine_of(world.step_time, world.config), SteppingReplica(world.step_time, world.config)
     seen, expected = _play(fast, world), _play(slow, world)
     assert [(e.id, e.tokens, e.finished) for e in seen] == [(e.id, e.tokens, e.finished) for e in expected]
     for ours, theirs in zip(seen, expected, strict=True):
@@ -129,7 +131,7 @@ def test_heartbeats_tell_what_the_oracle_counts(world: World, seed: int) -> None
     """Also in the middle of runs: at random moments, whatever was reported before."""
     rng = random.Random(seed)
     config = replace(world.config, prefix_block_tokens=0)
-    engines = Replica(world.step_time, config), SteppingReplica(world.step_time, config)
+    engines = engine_of(world.step_time, config), SteppingReplica(world.step_time, config)
     now = 0.0
     for at, kind, what in [*world.events(), (world.submits[-1][0] + 1.0, 2, None)]:
         for moment in sorted(rng.uniform(now, at) for _ in range(3)):
@@ -150,7 +152,7 @@ def test_heartbeats_tell_what_the_oracle_counts(world: World, seed: int) -> None
 def test_evictions_are_told_when_they_happen(world: World, seed: int) -> None:
     """Also in the middle of runs, whose displaced blocks nobody needs to know before: at random moments, in order."""
     rng = random.Random(seed)
-    engines = Replica(world.step_time, world.config), SteppingReplica(world.step_time, world.config)
+    engines = engine_of(world.step_time, world.config), SteppingReplica(world.step_time, world.config)
     now, told = 0.0, 0
     for at, kind, what in [*world.events(), (world.submits[-1][0] + 1.0, 2, None)]:
         for moment in sorted(rng.uniform(now, at) for _ in range(2)):
@@ -175,8 +177,8 @@ def test_evictions_are_told_when_they_happen(world: World, seed: int) -> None:
 @given(worlds(), st.floats(0.001, 0.2))
 def test_streams_carry_the_same_tokens(world: World, tick: float) -> None:
     whole, stream = (
-        Replica(world.step_time, world.config),
-        Replica(world.step_time, world.config, stream=True),
+        engine_of(world.step_time, world.config),
+        engine_of(world.step_time, world.config, stream=True),
     )
     expected = {(e.id, e.time) for e in _play(whole, world) if e.finished}
     emitted: list[Emission] = []

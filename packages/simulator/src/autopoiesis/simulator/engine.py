@@ -25,6 +25,8 @@ class EngineConfig:
     """Tokens behind each of a job's block hashes, a multiple of `block_tokens`; 0 turns the prefix cache off."""
     reserve_full_prompt: bool = True
     """Admit only when the whole prompt would fit, not just its first chunk (`scheduler_reserve_full_isl`)."""
+    async_scheduling: bool = False
+    """The next step is planned while one runs (see `lookahead`). vLLM does so by default since 0.14, but not on processors."""
 
     def __post_init__(self) -> None:
         if min(self.block_tokens, self.max_running) < 1:

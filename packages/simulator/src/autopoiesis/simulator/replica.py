@@ -402,7 +402,8 @@ class Replica(Batch):
         ):
             return None
         waiting.clear()
-        self._waiting_count = self._waiting_tokens = 0
+        self._waiting_count -= 1
+        self._waiting_tokens -= target
         sequence.queued = False
         sequence.started = now
         self._chunks = [(sequence, target)]
@@ -535,7 +536,7 @@ class Replica(Batch):
         private = target - sequence.held * self.config.prefix_block_tokens if sequence.held else target
         left = job.prompt_tokens + job.output_tokens - target - 1
         if not left:
-            self._free(sequence, -(-private // pages))
+            self._retire(sequence, -(-private // pages))
             self._end(sequence, job.output_tokens - sequence.emitted, now)
             return
         if not sequence.emitted:
@@ -559,8 +560,12 @@ class Replica(Batch):
         if self._cache is not None:
             self._share(sequence, context)
             private = context - sequence.held * self.config.prefix_block_tokens
-            self._free(sequence, -(-private // pages))
+            self._retire(sequence, -(-private // pages))
         self._end(sequence, output - sequence.emitted, now)
+
+    def _retire(self, sequence: Sequence, private_pages: int) -> None:
+        """It is done, and what it held is free."""
+        self._free(sequence, private_pages)
 
     def _emit(self, sequence: Sequence, produced: int, now: float) -> None:
         """Tokens come out, up to the one that makes it `produced`, not the last."""

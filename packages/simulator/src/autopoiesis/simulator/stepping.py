@@ -26,6 +26,8 @@ class _Sequence:
     started: float = 0.0
     landed: int = 0
     """Tokens whose KV cache comes with the job."""
+    arrived: int = -1
+    """The step that ran when it came, where the next one is planned ahead; steps are counted from 1."""
     hashes: list[int] = field(default_factory=list)
     """Cached blocks that this sequence holds."""
 
@@ -64,6 +66,8 @@ class SteppingReplica:
         self.gaps: dict[int, int] = {}
         self._took = 0.0
         self._running: list[_Sequence] = []
+        self._leaving: list[_Sequence] = []
+        """Ended with the last step, unknown to the plan for this one."""
         self._waiting: list[_Sequence] = []
         self._idle: list[int | None] = []
         """Freed blocks, oldest first: a hash, or none for content nobody can find. One entry per hash or per page."""
@@ -85,6 +89,8 @@ class SteppingReplica:
         self._waiting.append(sequence)
         if not self._step:
             self.next_event = now
+        elif self.config.async_scheduling:
+            sequence.arrived = self.steps + 1
 
     def cancel(self, now: float, job_id: RequestId) -> bool:
         self._until(now)
@@ -109,7 +115,10 @@ class SteppingReplica:
 
     def drop_all(self) -> list[RequestId]:
         lost = [s.job.id for s in sorted(self._running + self._waiting, key=lambda s: s.order)]
-        for held in (self._running, self._waiting, self._idle, self._evicted, self._step, self._cancelled):
+        for held in (
+            *(self._running, self._leaving, self._waiting, self._cancelled),
+            *(self._idle, self._evicted, self._step),
+        ):
             held.clear()
         self.next_event = math.inf
         return lost
@@ -167,12 +176,12 @@ class SteppingReplica:
         return self.config.prefix_block_tokens // self.config.block_tokens
 
     def _held(self) -> set[int]:
-        return {block for sequence in self._running for block in sequence.hashes}
+        return {block for sequence in self._running + self._leaving for block in sequence.hashes}
 
     def _used(self) -> int:
         """Blocks in use once the sequences of this step have what they need."""
         growing = {id(sequence): tokens for sequence, tokens in self._step}
-        own = sum(self._pages(s, s.computed + growing.get(id(s), 0)) for s in self._running)
+        own = sum(self._pages(s, s.computed + growing.get(id(s), 0)) for s in self._running + self._leaving)
         return own + len(self._held()) * self._unit()
 
     def _kept(self) -> int:
@@ -205,6 +214,9 @@ class SteppingReplica:
 
     def _free(self, sequence: _Sequence) -> None:
         self._running.remove(sequence)
+        self._give_back(sequence)
+
+    def _give_back(self, sequence: _Sequence) -> None:
         if self.config.prefix_block_tokens:
             self._idle += [None] * self._pages(sequence, sequence.computed)
             held = self._held()
@@ -213,7 +225,12 @@ class SteppingReplica:
 
     # --- one step ---
 
+    def _leave(self) -> None:
+        while self._leaving:
+            self._give_back(self._leaving.pop(0))
+
     def _finish_step(self, now: float) -> None:
+        self._leave()
         if self._step:
             self._count(now)
         step, self._step = self._step, []
@@ -234,7 +251,11 @@ class SteppingReplica:
             sequence.produced += 1
             if sequence.produced == sequence.job.output_tokens:
                 self._share(sequence, sequence.computed)
-                self._free(sequence)
+                if self.config.async_scheduling:
+                    self._running.remove(sequence)
+                    self._leaving.append(sequence)
+                else:
+                    self._free(sequence)
                 self._emit(sequence, now)
             elif sequence.produced == 1:
                 self._emit(sequence, now)
@@ -259,6 +280,17 @@ class SteppingReplica:
         sequence.emitted = sequence.produced
 
     def _start_step(self, now: float) -> None:
+        unknown = [sequence for sequence in self._waiting if sequence.arrived == self.steps]
+        self._waiting = [sequence for sequence in self._waiting if sequence not in unknown]
+        self._plan_step(now)
+        self._waiting += unknown
+        if not self._step and (unknown or self._leaving):
+            self._leave()
+            self._plan_step(now)
+        self._begun = now
+        self.next_event = now + self._duration() if self._step else math.inf
+
+    def _plan_step(self, now: float) -> None:
         self._waiting.sort(key=lambda s: s.rank)
         preempted = False
         while True:
@@ -274,8 +306,6 @@ class SteppingReplica:
         if not preempted:
             while self._waiting and self._admit(self._waiting[0], now):
                 pass
-        self._begun = now
-        self.next_event = now + self._duration() if self._step else math.inf
 
     def _schedule_running(self) -> None:
         """Decodes take one token each, prompts that are under way what the budget leaves."""
@@ -298,7 +328,7 @@ class SteppingReplica:
     def _admit(self, sequence: _Sequence, now: float) -> bool:
         config = self.config
         budget = config.max_batched_tokens - sum(tokens for _, tokens in self._step)
-        if budget <= 0 or len(self._running) >= config.max_running:
+        if budget <= 0 or len(self._running) + len(self._leaving) >= config.max_running:
             return False
         hits: list[int] = []
         held = self._held()

@@ -9,7 +9,7 @@ with `NotIdentifiableError`. `read_steps` reads what a running system kept. `fit
 from autopoiesis.simulator.calibrate.affine import AffineFit, fit_affine
 from autopoiesis.simulator.calibrate.applying import calibrated
 from autopoiesis.simulator.calibrate.fitting import Fit, NotIdentifiableError, Parameter
-from autopoiesis.simulator.calibrate.logs import EngineSetup, RequestSample, Times, fit_requests, joins, play
+from autopoiesis.simulator.calibrate.logs import EngineSetup, RequestSample, Times, fit_requests, play
 from autopoiesis.simulator.calibrate.recorded import read_steps
 from autopoiesis.simulator.calibrate.steps import fit_steps
 
@@ -25,7 +25,6 @@ __all__ = [
     "fit_affine",
     "fit_requests",
     "fit_steps",
-    "joins",
     "play",
     "read_steps",
 ]

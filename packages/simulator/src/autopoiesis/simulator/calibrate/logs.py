@@ -24,8 +24,8 @@ from autopoiesis.simulator.calibrate.fitting import (
 )
 from autopoiesis.simulator.engine import EngineConfig, Job
 from autopoiesis.simulator.hardware import Gpu
+from autopoiesis.simulator.lookahead import engine_of
 from autopoiesis.simulator.models import ModelShape
-from autopoiesis.simulator.replica import Replica
 from autopoiesis.simulator.steptime import Steps, StepTime
 
 ENOUGH: Final = 20
@@ -62,7 +62,7 @@ class EngineSetup:
     config: EngineConfig
     tp: int = 1
     async_scheduling: bool = True
-    """The engine plans a step while the one before runs: an arrival joins one step later."""
+    """The engine plans a step while the one before runs."""
 
 
 class Times(NamedTuple):
@@ -81,17 +81,11 @@ def play(
     async_scheduling: bool = True,
 ) -> list[Times]:
     """Simulate one engine over the arrivals and lengths of `requests`. Raises `ValueError` for impossible ones."""
-    replica = Replica(steps, config)
-    emissions = []
-    last = -math.inf
+    engine = engine_of(steps, replace(config, async_scheduling=async_scheduling))
     for index in sorted(range(len(requests)), key=lambda i: requests[i].arrival_s):
-        at = max(last, requests[index].arrival_s + request_overhead_s)
-        if async_scheduling:
-            emissions += replica.advance(at)
-            at = max(at, joins(replica, at))
-        replica.submit(at, _job(index, requests[index], config))
-        last = at
-    emissions += replica.advance(math.inf)
+        job = _job(index, requests[index], config)
+        engine.submit(requests[index].arrival_s + request_overhead_s, job)
+    emissions = engine.advance(math.inf)
     first: dict[object, float] = {}
     end: dict[object, float] = {}
     for emission in emissions:
@@ -99,12 +93,6 @@ def play(
         if emission.finished:
             end[emission.id] = emission.time
     return [Times(first[i], end[i]) for i in range(len(requests))]
-
-
-def joins(replica: Replica, now: float) -> float:
-    """When to submit what arrives at `now`, between two events, so that it joins after the step that is planned already."""
-    stats = replica.stats(now)
-    return now + stats.step_time if stats.running else now
 
 
 def fit_requests(

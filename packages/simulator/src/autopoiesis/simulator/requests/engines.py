@@ -10,7 +10,7 @@ import msgspec
 from autopoiesis.contracts.messages.fleet import Heartbeat, ReplicaState, StepModel
 from autopoiesis.simulator.engine import Model
 from autopoiesis.simulator.fleet import Change, ReplicaSpec
-from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.lookahead import engine_of
 from autopoiesis.simulator.requests.outcome import ReplicaTotals
 from autopoiesis.simulator.steptime import FP8_PEAK, StepTime
 
@@ -49,7 +49,7 @@ class Engine:
         spec: ReplicaSpec,
         now: float,
         perturb: Callable[[], float] | None,
-        model: Callable[..., Model] = Replica,
+        model: Callable[..., Model] = engine_of,
     ) -> None:
         self.spec = spec
         self.replica = model(spec.steps, spec.config, perturb=perturb)

@@ -10,7 +10,7 @@ from functools import partial
 from autopoiesis.dispatch import events as ev
 from autopoiesis.simulator.engine import Model
 from autopoiesis.simulator.fleet import Change, ReplicaSpec
-from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.lookahead import engine_of
 from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.requests.settings import WorldSettings
 
@@ -29,7 +29,7 @@ class Membership:
         tell: Callable[[float, ev.Event], None],
         later: Callable[[float, Callable[[float], None]], None],
         beat_later: Callable[[float, Engine], None],
-        model: Callable[..., Model] = Replica,
+        model: Callable[..., Model] = engine_of,
     ) -> None:
         self.engines: list[Engine] = []
         self.index: dict[str, int] = {}

@@ -20,7 +20,7 @@ from autopoiesis.dispatch import CompiledPolicy, Dispatcher
 from autopoiesis.dispatch import events as ev
 from autopoiesis.simulator.engine import Job, Model, TooLongError
 from autopoiesis.simulator.fleet import Fleet
-from autopoiesis.simulator.replica import Replica
+from autopoiesis.simulator.lookahead import engine_of
 from autopoiesis.simulator.requests.engines import Engine
 from autopoiesis.simulator.requests.membership import Membership
 from autopoiesis.simulator.requests.outcome import (
@@ -74,7 +74,7 @@ class World:
         *,
         seed: int = 0,
         in_flight: Sequence[InFlight] = (),
-        model: Callable[..., Model] = Replica,
+        model: Callable[..., Model] = engine_of,
         planning: Planning | None = None,
     ) -> None:
         """One compiled policy per router: each has a meter of its own. `model` makes the engines (tests pass the oracle)."""
