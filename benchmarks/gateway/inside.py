@@ -1,7 +1,7 @@
 """What a request costs inside the router, without kernel and bus: every byte is handed over in this process.
 
 `python benchmarks/gateway/inside.py whole|stream [--profile 40]` prints microseconds of thread time per request, the least over
-rounds; with `--profile` also the functions that take them, and how often each is called for one request.
+rounds; with `--profile` also the parts and functions that take them, and how often each is called for one request.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pstats
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -154,11 +155,47 @@ async def main(kind: str, functions: int) -> None:
         show(pstats.Stats(profile), count, functions)
 
 
+PARTS = {
+    "the policy, and what it reads": ("<views>", "<policy>"),
+    "dispatcher": ("autopoiesis/dispatch/",),
+    "HTTP to clients": ("autopoiesis/router/http/", "runtime/http.py", "uvicorn/"),
+    "HTTP to servers": ("autopoiesis/router/transports/",),
+    "body, headers, key": tuple(
+        f"router/{name}.py" for name in ("intake", "identity", "prompts", "admission", "auth")
+    ),
+    "metrics, traces, records": tuple(
+        f"router/{name}.py"
+        for name in ("reporting", "metrics", "histogram", "records", "tracing", "shipping")
+    ),
+    "the core between them": ("autopoiesis/router/",),
+}
+"""By where a function is written, the first that fits."""
+
+
+def part_of(file: str) -> str:
+    return next((name for name, marks in PARTS.items() if any(mark in file for mark in marks)), "the rest")
+
+
+def by_part(rows: dict[Any, Any]) -> dict[str, float]:
+    """Own seconds of each part's functions, and of the built-in ones that these call."""
+    spent: dict[str, float] = defaultdict(float)
+    for (file, _, _), (_, _, own, _, callers) in rows.items():
+        if file == "~":
+            for (caller, _, _), (_, _, seconds, _) in callers.items():
+                spent[part_of(caller)] += seconds
+        else:
+            spent[part_of(file)] += own
+    return spent
+
+
 def show(stats: pstats.Stats, count: int, functions: int) -> None:
     """Shares rather than times, for the profiler slows down what it counts."""
     rows = cast("Any", stats).stats
     total = sum(own for _, _, own, _, _ in rows.values())
-    print(f"{cast('Any', stats).total_calls / count:.0f} calls per request\n  own %  with callees %  calls")
+    print(f"{cast('Any', stats).total_calls / count:.0f} calls per request")
+    for part, seconds in sorted(by_part(rows).items(), key=lambda item: -item[1]):
+        print(f"{seconds / total:7.1%}  {part}")
+    print("  own %  with callees %  calls")
     by_own = sorted(rows.items(), key=lambda item: item[1][2], reverse=True)
     for (file, line, name), (_, calls, own, cumulative, _) in by_own[:functions]:
         where = f"{Path(file).name}:{line} {name}"

@@ -81,7 +81,10 @@ class Doorkeeper:
             return _ANYBODY
         key = self.identify(headers, "inference")
         if not (key.requests_per_minute or key.concurrent):
-            return self._unlimited.setdefault(key.id, Visit(key.id.encode()))
+            visit = self._unlimited.get(key.id)
+            if visit is None:
+                visit = self._unlimited[key.id] = Visit(key.id.encode())
+            return visit
         now = self._clock()
         use = self._uses.get(key.id)
         if use is None:

@@ -465,9 +465,13 @@ class Serving:
                     self._hedging.observe(flight.intake.model, now - flight.sent)
             flight.last_token = now
             flight.output_tokens += item.tokens
-        flight.push(item, now)
-        if flight.unread and flight.backlog >= CROWDED and flight.on_room is None:
-            self._crowded(flight)
+        flight.last_item, reader = now, flight.reader  # `push`, written out where every token passes
+        if reader is not None and not flight.held:
+            reader.read(item)
+        else:
+            flight.unread.append(item)
+            if flight.backlog >= CROWDED and flight.on_room is None:
+                self._crowded(flight)
         untold = flight.untold = flight.untold + tokens
         if untold >= TELL_EVERY or (tokens and not flight.told):
             flight.untold, flight.told = 0, True
