@@ -86,7 +86,7 @@ def build(folder: Path) -> None:
             debug_level="0",
         )
         for extension in extensions:
-            extension.extra_compile_args += FLAGS
+            extension.extra_compile_args.extend(FLAGS)
         command = build_ext(setuptools.Distribution({"name": "autopoiesis", "ext_modules": extensions}))
         command.inplace, command.build_temp = True, generated
         command.ensure_finalized()

@@ -11,6 +11,9 @@ The trace is brought to the stated share of each fleet's capacity by adding sess
     ratio_aisimulate_8         our rate over AISimulate's on the same requests and fleet, 8 replicas at 90 %;
                                ratio_aisimulate_8_recorded at the trace's own rate. AISimulate routes round robin
 
+Where `make compiled` has made an environment of today's sources, everything is measured in both: each key is then the compiled
+figure, and KEY_interpreted the other. Without it each key is the interpreted figure, and there is no other.
+
 AISimulate (`pip install --pre --only-binary aisimulate aisimulate`, in an environment of its own) is found through --aisimulate or
 AISIMULATE_PYTHON and is left out where there is none.
 """
@@ -23,7 +26,9 @@ import math
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,6 +36,7 @@ import numpy as np
 from peer import Peer, PeerError
 from recorded import recorded, trace_option
 
+from autopoiesis.dispatch import core
 from autopoiesis.policy import library
 from autopoiesis.simulator.api import SLO, Fleet, Trace, WorldSettings, capacity, load_trace, objectives
 from autopoiesis.simulator.engine import Job
@@ -43,6 +49,8 @@ from autopoiesis.simulator.workload import scale_load
 GOAL = SLO(ttft_s=2.0, tpot_s=0.1)
 GPU = "H100"
 PEER_REQUESTS = 20_000
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMPILED = REPOSITORY / ".venv-compiled/bin/python"
 
 
 def loaded(trace: Trace, fleet: Fleet, load: float, requests: int) -> Trace:
@@ -137,20 +145,8 @@ def against(peer: Peer, trace: Trace, requests: int) -> dict[str, float]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    trace_option(parser)
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 8, 64, 256])
-    parser.add_argument("--long", type=int, default=1_000_000, help="requests of the long run, 0 for none")
-    parser.add_argument("--aisimulate", default=os.environ.get("AISIMULATE_PYTHON", ""), metavar="PYTHON")
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    trace = recorded(given.trace)
-    if trace is None:
-        return 0
+def measured(given: argparse.Namespace, trace: Trace) -> dict[str, float]:
+    """All figures of the interpreter that runs this."""
     found = speed(trace, given.requests, given.replicas)
     found["engine_rps"] = engine_rate(trace, min(given.requests, 50_000))
     found["growth"] = growth(trace, given.requests)
@@ -165,6 +161,48 @@ def main() -> int:
         found |= against(Peer(given.aisimulate), trace, min(given.requests, PEER_REQUESTS))
     except PeerError as error:
         print(f"AISimulate skipped: {error}")
+    return found
+
+
+def is_compiled() -> bool:
+    return not core.__file__.endswith(".py")
+
+
+def compiled() -> dict[str, float] | None:
+    """The same figures of the compiled environment; none where it is missing or older than the sources."""
+    check = [sys.executable, str(REPOSITORY / "infra/compiled.py"), "--check"]
+    if subprocess.run(check, check=False).returncode:
+        print("not measured compiled: no environment of today's sources (make compiled)")
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "compiled.json"
+        print("\ncompiled:", flush=True)
+        subprocess.run([str(COMPILED), *sys.argv, "--json", str(result)], check=True)
+        found: dict[str, float] = json.loads(result.read_text())
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    trace_option(parser)
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 8, 64, 256])
+    parser.add_argument("--long", type=int, default=1_000_000, help="requests of the long run, 0 for none")
+    parser.add_argument("--aisimulate", default=os.environ.get("AISIMULATE_PYTHON", ""), metavar="PYTHON")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    trace = recorded(given.trace)
+    if trace is None:
+        return 0
+    found = measured(given, trace)
+    faster = None if is_compiled() else compiled()
+    if faster is not None:
+        print(f"\n{'':28}{'interpreted':>12}{'compiled':>12}")
+        for key, value in faster.items():
+            print(f"{key:28}{found[key]:12,.1f}{value:12,.1f}")
+        found = faster | {f"{key}_interpreted": value for key, value in found.items()}
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0
