@@ -27,6 +27,7 @@ from autopoiesis.dispatch import events as ev
 from autopoiesis.dispatch.recording import Line
 from autopoiesis.policy import library
 from autopoiesis.router.policies import compile_activation
+from autopoiesis.router.prompts import BLOCK_BYTES
 
 PROMPT_TOKENS: Final = 256
 """In the step that is printed, beside a full batch."""
@@ -152,7 +153,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     dispatcher = Dispatcher(
-        DispatchSettings(),
+        DispatchSettings(block_bytes=BLOCK_BYTES),
         router=router_of(record),
         policy=library.load(args.policy),
         compile=compile_activation,

@@ -214,6 +214,22 @@ def test_a_full_replica_has_room_as_soon_as_answers_end_that_are_cut_short() -> 
     assert predicted[-1] == pytest.approx(1.5 * step + 100 * STEP.prefill_token_s + 20 / 8 * step, rel=0.3)
 
 
+def test_tokens_of_a_cached_block_are_learned_where_prompts_are_cut_by_bytes() -> None:
+    seen: list[int] = []
+
+    def look(request: Request, replicas: Sequence[Replica], ctx: DispatchContext) -> RouteDecision:
+        seen.append(replicas[0].prefix_hit_tokens)
+        return Assign(0)
+
+    core = dispatcher(FakePolicy(look), block_bytes=1024)
+    core.handle(0.0, beat())
+    for number in range(200):  # half a token per byte, twice what is assumed at first
+        blocks = {"prompt_bytes": 4096, "block_hashes": (1, 2)}
+        fed(core, 0.0, arrival(f"{number}", **blocks), ev.Ended(request_id=f"{number}", prompt_tokens=2048))
+    assert seen[:2] == [0, 2 * round(1024 * (2048 + 1024) / (4096 + 4096))]
+    assert seen[-1] == pytest.approx(2 * 512, rel=0.02)
+
+
 def test_predictions_of_every_replica_are_compared_with_what_happens() -> None:
     """Also where requests go round in a circle, of whatever length."""
 

@@ -332,7 +332,7 @@ class Dispatcher:
         blocks, prompt, decode = event.block_hashes, ticket.prompt_tokens, assign.decode
         uncached = prompt
         if blocks:
-            hit = self._fleet.prefixes.hits_of(state.slot, blocks) * self._settings.block_tokens
+            hit = self._fleet.prefixes.hits_of(state.slot, blocks) * ticket.model.block_tokens
             uncached = uncached - hit if hit < uncached else 0
         ticket.uncached = uncached
         if control.decider.predicts or state.nth % LEARN_EVERY == 0:
@@ -345,7 +345,7 @@ class Dispatcher:
             ticket.decode = offer.states[decode]
         state.sent(now, ticket)
         if blocks:
-            self._fleet.prefixes.add(state.slot, blocks, self._prefix_limit(state.view.kv_capacity_tokens))
+            self._fleet.prefixes.add(state.slot, blocks, self._prefix_limit(state))
         if kept.service:
             learning.charge(now, ticket, prompt)
         if ticket.session is not NO_SESSION:
@@ -373,9 +373,9 @@ class Dispatcher:
             )
         )
 
-    def _prefix_limit(self, kv_capacity: int) -> int:
-        most = self._settings.max_prefix_blocks
-        return min(most, kv_capacity // self._settings.block_tokens) if kv_capacity else most
+    def _prefix_limit(self, state: ReplicaState) -> int:
+        most, kv_capacity = self._settings.max_prefix_blocks, state.view.kv_capacity_tokens
+        return min(most, kv_capacity // state.model.block_tokens) if kv_capacity else most
 
     def _refuse(self, now: float, ticket: Ticket, reason: Reason, out: list[ev.Action]) -> None:
         model = ticket.model
@@ -482,7 +482,7 @@ class Dispatcher:
         blocks = ticket.event.block_hashes
         if not blocks:
             return {}
-        size, most = self._settings.block_tokens, ticket.prompt_tokens
+        size, most = ticket.model.block_tokens, ticket.prompt_tokens
         return {slot: min(count * size, most) for slot, count in self._fleet.prefixes.hits(blocks).items()}
 
 

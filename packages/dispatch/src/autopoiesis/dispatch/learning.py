@@ -54,7 +54,7 @@ def ended(now: float, ticket: Ticket, event: Ended, tokens: int) -> None:
     if model.kept.service:
         charge(now, ticket, tokens - ticket.charged)
     if event.prompt_tokens and ticket.event.prompt_bytes:
-        model.ratio.observe(ticket.event.prompt_bytes, event.prompt_tokens)
+        model.counted(ticket.event.prompt_bytes, event.prompt_tokens)
 
 
 def judged(now: float, ticket: Ticket, tokens: int, finished: bool) -> None:

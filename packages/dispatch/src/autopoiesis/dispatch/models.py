@@ -37,7 +37,9 @@ class ModelState:
     """One model. `number` stands for its name in views."""
 
     __slots__ = (
+        "_block_bytes",
         "_suspect_after",
+        "block_tokens",
         "kept",
         "lengths",
         "members",
@@ -60,6 +62,9 @@ class ModelState:
         self.traffic = Traffic()
         self.lengths = OutputLengths(settings.prior_output_tokens)
         self.ratio = PromptRatio(settings.prior_tokens_per_byte)
+        self._block_bytes = settings.block_bytes
+        self.block_tokens = settings.block_tokens
+        """Of one prompt block, as far as is known."""
         self.members: list[ReplicaState] = []
         self.touched: dict[ReplicaState, None] = {}
         """Replicas whose views do not show yet what happened to them."""
@@ -81,6 +86,12 @@ class ModelState:
         until = min((state.beat_at for state in states), default=-math.inf) + after
         self.present = offer = Offer(states, until)
         return offer
+
+    def counted(self, prompt_bytes: int, tokens: int) -> None:
+        """An engine counted the tokens of a prompt."""
+        self.ratio.observe(prompt_bytes, tokens)
+        if self._block_bytes:
+            self.block_tokens = round(self._block_bytes * self.ratio.value) or 1
 
     def enlist(self, state: ReplicaState) -> None:
         state.model = self

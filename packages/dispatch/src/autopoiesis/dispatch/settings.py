@@ -39,6 +39,8 @@ class DispatchSettings:
     strike_window_s: float = 60.0
     block_tokens: int = 256
     """Estimated tokens per prompt block of `Arrival.block_hashes`."""
+    block_bytes: int = 0
+    """Bytes of such a block, where prompts are cut by bytes: then its tokens are learned, per model; 0: they are `block_tokens`."""
     max_prefix_blocks: int = 65_536
     """Blocks remembered per replica, also bounded by its KV capacity."""
     max_parties: int = 100_000
@@ -56,6 +58,7 @@ class DispatchSettings:
             "hold_max_s",
             "wake_interval_s",
             "max_queue",
+            "block_bytes",
         }
         for field in fields(self):
             value = getattr(self, field.name)

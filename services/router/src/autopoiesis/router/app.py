@@ -34,6 +34,7 @@ from autopoiesis.router.identity import Identities
 from autopoiesis.router.link import FLUSH_S, Link
 from autopoiesis.router.metrics import Metrics
 from autopoiesis.router.policies import Policies, compile_activation
+from autopoiesis.router.prompts import BLOCK_BYTES
 from autopoiesis.router.reporting import Reporting
 from autopoiesis.router.serving import Patience, Serving
 from autopoiesis.router.settings import RouterSettings
@@ -253,6 +254,7 @@ def dispatch_settings(own: RouterSettings) -> DispatchSettings:
         no_replica_wait_s=own.no_replica_wait_s,
         suspect_after_s=own.suspect_after_s,
         max_attempts=own.max_attempts,
+        block_bytes=BLOCK_BYTES,
     )
 
 
