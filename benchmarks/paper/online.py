@@ -288,6 +288,11 @@ def run_arm(given: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     (FOLDER / f"{given.arm}.json").write_text(json.dumps(kept_json, indent=1) + "\n")
 
 
+def proven(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Swaps of an arm to what its evaluator found better."""
+    return [swap for swap in facts.get("swaps", ()) if swap["cause"].startswith("evaluated")]
+
+
 def compare(path: Path | None) -> None:
     """Every arm that has run, and what was gained."""
     found = {
@@ -299,7 +304,7 @@ def compare(path: Path | None) -> None:
         f"{'arm':10}{'starts as':30}{'goodput/s':>10}{'attained':>10}{'failed':>8}{'moves':>7}{'swaps':>7}{'first s':>9}{'CPU s':>8}{'tokens':>9}"
     )
     for arm, facts in found.items():
-        swaps = [swap for swap in facts.get("swaps", ()) if swap["cause"].startswith("evaluated")]
+        swaps = proven(facts)
         first, cpu = facts.get("first_better_s"), sum(facts.get("cpu_s", {}).values())
         print(
             f"{arm:10}{facts['policy']:30}{facts['goodput_per_s']:10.3f}{facts['attainment']:10.3f}"
@@ -312,6 +317,7 @@ def compare(path: Path | None) -> None:
     result = {
         "gain_net": found["online"]["goodput_per_s"] / best - 1,
         "gain_net_warm": found["warm"]["goodput_per_s"] / best - 1 if "warm" in found else None,
+        "swaps": len(proven(found["online"])),
         "regime_changes": PHASES - 1,
         "first_better_s": {
             arm: found[arm].get("first_better_s") for arm in ("online", "warm") if arm in found
@@ -322,6 +328,8 @@ def compare(path: Path | None) -> None:
     print(
         f"gain, net of synthesis: {result['gain_net']:+.1%} over the better frozen arm; one run each, no interval"
     )
+    if not result["swaps"]:
+        print("nothing was promoted while serving, so that figure is the difference of two runs, not a gain")
     if path:
         path.write_text(json.dumps({"online": result}, indent=2) + "\n")
 
