@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from handover_policy import TO_PREFILL
 from router_harness import RunningRouter, running_router
 from served_replicas import MODEL, PATIENT, replicas
 
@@ -14,15 +15,6 @@ from autopoiesis.worker.serving import ServedReplica
 
 WaitFor = Callable[..., Awaitable[None]]
 PROMPT = "x" * 8000
-APART = '''"""Prompts to the replicas that compute prompts."""
-API = 1
-
-def route(request, replicas, ctx):
-    return Assign(max(replicas, key=lambda replica: replica.role == "prefill").index)
-
-def prioritize(request, ctx):
-    return request.arrival
-'''
 
 
 def engine(name: str) -> SimulatedEngine:
@@ -44,7 +36,7 @@ async def apart(
         replicas(nats_url, {name: roles[name[0]] for name in engines}, **engines) as served,  # type: ignore[misc]
         running_router(nats_url, **PATIENT) as router,
     ):
-        answer = await router.client.put("/admin/policy/pin", json={"source": APART})
+        answer = await router.client.put("/admin/policy/pin", json={"source": TO_PREFILL})
         assert answer.is_success, answer.text
 
         async def whole() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import ARGUMENTS, LOADING_S, installation
+from handover_policy import TO_PREFILL
 from vllm_world import A, Fleet, World, chat, stream, whole
 
 from autopoiesis.runtime import embedded
@@ -15,15 +16,6 @@ from autopoiesis.runtime.bus import Bus
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 PROMPT = "the quick brown fox jumps over the lazy dog " * 12
-TO_PREFILL = '''"""Prompts to the replicas that compute prompts."""
-API = 1
-
-def route(request, replicas, ctx):
-    return Assign(max(replicas, key=lambda replica: replica.role == "prefill").index)
-
-def prioritize(request, ctx):
-    return request.arrival
-'''
 
 
 @pytest.fixture(scope="module")

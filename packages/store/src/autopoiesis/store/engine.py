@@ -17,6 +17,8 @@ CONNECT_TIMEOUT_S = 10.0
 
 def async_url(url: str) -> URL:
     """`postgresql://…` as SQLAlchemy wants it for asyncpg. Raises StoreError if it is not a PostgreSQL URL."""
+    if not url:
+        raise StoreError("it is empty; expected postgresql://user:password@host:port/database")
     try:
         parsed = make_url(url)
     except ArgumentError as error:

@@ -227,12 +227,10 @@ def open_store(url: str) -> Store:
 
     Raises OperatorError for a URL that cannot be.
     """
-    if not url:
-        raise OperatorError("database.url is empty; set it to postgresql://…, the observer's role")
     try:
         return Store(url)
     except StoreError as error:
-        raise OperatorError(f"database.url: {error}") from error
+        raise OperatorError(f"database.url, of the observer's role: {error}") from error
 
 
 async def main(settings: Settings, service: Service) -> None:

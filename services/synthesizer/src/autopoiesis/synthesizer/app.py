@@ -65,12 +65,10 @@ def language_model(settings: LlmSettings) -> LanguageModel | None:
 
 def open_store(url: str) -> Store:
     """A pool that connects when it is used: the database may come later. Raises OperatorError for a URL that cannot be."""
-    if not url:
-        raise OperatorError("database.url is empty; set it to postgresql://…, the synthesizer's role")
     try:
         return Store(url)
     except StoreError as error:
-        raise OperatorError(f"database.url: {error}") from error
+        raise OperatorError(f"database.url, of the synthesizer's role: {error}") from error
 
 
 async def main(settings: Settings, service: Service) -> None:
