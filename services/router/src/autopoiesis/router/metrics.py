@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from autopoiesis.contracts.messages.telemetry import Outcome, RequestRecord
 from autopoiesis.dispatch.events import Fault, Swapped
 from autopoiesis.router.histogram import Histogram, Series
+from autopoiesis.router.listening import Result
 
 _DURATION: Final = tuple(0.01 * 2**n for n in range(14))
 _FIRST: Final = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -128,7 +129,7 @@ class Metrics:
     def resumed(self) -> None:
         self._resumes.inc()
 
-    def hedged(self, result: str) -> None:
+    def hedged(self, result: Result) -> None:
         self._hedges.labels(result).inc()
 
     def ended(self, operation: str, record: RequestRecord) -> None:

@@ -12,6 +12,7 @@ from autopoiesis.dispatch import events as ev
 from autopoiesis.router.faults import FaultReports
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import Flight
+from autopoiesis.router.listening import Result
 from autopoiesis.router.metrics import Metrics
 from autopoiesis.router.records import record
 from autopoiesis.router.shipping import Shipper
@@ -62,7 +63,7 @@ class Reporting:
             "stream goes on elsewhere", request=flight.request_id, tokens=len(flight.token_ids), reason=reason
         )
 
-    def hedged(self, flight: Flight, loser: Flight, result: str) -> None:
+    def hedged(self, flight: Flight, loser: Flight, result: Result) -> None:
         self._tracing.hedged(flight, loser, result)
         self._metrics.hedged(result)
 

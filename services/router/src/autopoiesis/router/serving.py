@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -30,37 +30,9 @@ from autopoiesis.router.errors import ApiError
 from autopoiesis.router.fleet import Fleet
 from autopoiesis.router.flight import CROWDED, PING, Flight
 from autopoiesis.router.hedging import Hedging
+from autopoiesis.router.listening import Listener, Result
 from autopoiesis.router.orders import arrival, generate
 from autopoiesis.router.transports.port import Opening, Passage, Transport
-
-Result = Literal[
-    "won",  # the second attempt goes on
-    "lost",  # the first one does
-    "unsent",  # the second one was never sent: it was refused, held too long, or the policy named the same replica again
-]
-
-
-class Listener(Protocol):
-    """Told of everything worth counting; must not block or raise."""
-
-    def begun(self, flight: Flight) -> None: ...
-
-    def decided(self, seconds: float) -> None: ...
-
-    def sent(self, flight: Flight) -> dict[str, str]:
-        """Returns headers to send along (trace context)."""
-
-    def resumed(self, flight: Flight, reason: str) -> None:
-        """Its replica failed in the middle; it goes on elsewhere, behind the tokens that the client has."""
-
-    def hedged(self, flight: Flight, loser: Flight, result: Result) -> None:
-        """The race of its two attempts is over; `loser` is what became of the other one."""
-
-    def ended(self, flight: Flight, now: float) -> None: ...
-
-    def fault(self, fault: ev.Fault) -> None: ...
-
-    def swapped(self, swapped: ev.Swapped) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from autopoiesis.router.flight import Flight
+from autopoiesis.router.listening import Result
 from autopoiesis.router.records import first_token_s
 
 
@@ -76,7 +77,7 @@ class Tracing:
             tokens = len(flight.token_ids)
             flight.span.add_event("resumed", {"autopoiesis.tokens": tokens, "autopoiesis.reason": reason})
 
-    def hedged(self, flight: Flight, loser: Flight, result: str) -> None:
+    def hedged(self, flight: Flight, loser: Flight, result: Result) -> None:
         """Say on the SERVER span which of two attempts went on, and close the other one's."""
         self._close_send(loser)
         if flight.span is not None:
