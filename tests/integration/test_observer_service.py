@@ -244,7 +244,7 @@ async def test_a_window_without_a_fleet_is_refused(start, bus, wait_for):
     async with httpx.AsyncClient(base_url=child.ready["http"]) as client:
         answer = await client.post("/v1/snapshots", json={"start_unix_s": began, "end_unix_s": began + 60})
     assert answer.status_code == 409
-    assert "no replica of" in answer.json()["error"]["message"]
+    assert "cannot be replayed on the fleet" in answer.json()["error"]["message"]
 
 
 async def test_too_few_arrivals_and_bad_requests_are_said_so(start, bus, wait_for):

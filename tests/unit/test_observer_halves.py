@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
@@ -259,3 +261,17 @@ def test_monitoring_steps_lie_in_their_half_and_starts_are_timed():
         [6, 7, 8, 9],
     ]
     assert [info.start_s for info in infos] == [7.0, 7.0]
+
+
+def test_what_is_known_of_a_servers_speed_by_now_counts_from_the_start():
+    learned = StepModel(base_s=0.01, prefill_token_s=1e-4, kv_token_s=0.0, sequence_s=0.0, chunk_tokens=2048)
+    beats = fleet_table((90.0, beat("a", gpu="unknown")), (120.0, beat("b", gpu="unknown")))
+    requests = to_table(RequestRecord, [record(1, 110.0), record(2, 150.0)])
+    material = Material(SCOPE, requests, beats, STANDARD, {}, None, speeds={"a": learned, "b": learned})
+    found = half(material, 100.0, 200.0)
+    fleet = SimulatedFleet.of_snapshot(found.info)
+    assert [spec.steps.step([], 1, 0, 1) for spec in fleet.replicas] == [pytest.approx(0.01)]
+    assert [change.spec.name for change in fleet.changes] == ["b~0"]
+    assert fleet.replicas[0].config.kv_capacity_tokens > 1_000_000, "it tells none: that is no want of room"
+    with pytest.raises(ValueError, match="unknown GPU type"):
+        SimulatedFleet.of_snapshot(half(replace(material, speeds={}), 100.0, 200.0).info)

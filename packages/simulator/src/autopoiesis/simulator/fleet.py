@@ -233,6 +233,10 @@ def replica_of(
     )
 
 
+UNTOLD_KV_TOKENS = 1 << 22
+"""KV capacity of servers that do not tell theirs: it binds nothing, as for the router."""
+
+
 def spec_of(
     beat: Heartbeat,
     step_scale: Mapping[str, float],
@@ -243,7 +247,7 @@ def spec_of(
     chunk = beat.step_model.chunk_tokens if beat.step_model else 2048
     max_running = beat.max_running or 256
     config = EngineConfig(
-        kv_capacity_tokens=max(beat.kv_capacity_tokens, 16),
+        kv_capacity_tokens=beat.kv_capacity_tokens or UNTOLD_KV_TOKENS,
         max_batched_tokens=max(chunk, max_running),
         max_running=max_running,
     )

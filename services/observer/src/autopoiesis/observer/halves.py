@@ -1,6 +1,6 @@
 """From stored rows to the two blobs of a snapshot. Pure: tables in, bytes out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from autopoiesis.contracts.codec import decode
-from autopoiesis.contracts.messages.fleet import Heartbeat, PlanObserved
+from autopoiesis.contracts.messages.fleet import Heartbeat, PlanObserved, StepModel
 from autopoiesis.contracts.slo import Objectives
 from autopoiesis.observer.columns import to_table
 from autopoiesis.observer.rows import PlanRow
@@ -36,6 +36,8 @@ class Material:
     probed: dict[str, GpuProbe] = field(default_factory=dict)
     """By GPU type."""
     routers: int = 1
+    speeds: dict[str, StepModel] = field(default_factory=dict)
+    """By replica, what is known of its steps by now: of servers that show none it is learned, and less was known at the start."""
     plans: pa.Table = field(default_factory=lambda: to_table(PlanRow, []))
     """Monitoring steps of the scope's planner, columns of `rows.PlanRow`; empty where nothing is planned."""
 
@@ -46,8 +48,7 @@ class Half:
 
     data: bytes
     arrivals: int
-    replicas: int
-    """Of the scope's model, at its start or joining later."""
+    info: SnapshotInfo
 
 
 def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
@@ -55,6 +56,10 @@ def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
     arrival = pc.field("arrival_unix_s")
     rows = material.requests.filter((arrival >= start_unix_s) & (arrival < end_unix_s))
     fleet, changes = fleet_between(material.fleet, material.scope, start_unix_s, end_unix_s)
+    fleet = [_as_known_now(beat, material.speeds) for beat in fleet]
+    changes = [
+        FleetChange(at_s=c.at_s, heartbeat=_as_known_now(c.heartbeat, material.speeds)) for c in changes
+    ]
     info = SnapshotInfo(
         scope=material.scope,
         start_unix_s=start_unix_s,
@@ -71,8 +76,11 @@ def half(material: Material, start_unix_s: float, end_unix_s: float) -> Half:
         planned=tuple(planned(material.plans, start_unix_s, end_unix_s)),
         start_s=loading_s(material.fleet, material.scope),
     )
-    names = {beat.replica for beat in (*fleet, *(change.heartbeat for change in changes))}
-    return Half(write_snapshot(rows, info), rows.num_rows, len(names))
+    return Half(write_snapshot(rows, info), rows.num_rows, info)
+
+
+def _as_known_now(beat: Heartbeat, speeds: Mapping[str, StepModel]) -> Heartbeat:
+    return msgspec.structs.replace(beat, step_model=speeds.get(beat.replica, beat.step_model))
 
 
 def fleet_between(

@@ -21,6 +21,7 @@ from autopoiesis.observer.ingest import Ingest
 from autopoiesis.observer.observatory import Observatory
 from autopoiesis.observer.rows import FleetRow, PlanRow, StepRow
 from autopoiesis.observer.settings import ObserverSettings
+from autopoiesis.simulator.fleet import Fleet
 from autopoiesis.store import BlobStore, Store
 
 log = logging.getLogger(__name__)
@@ -89,10 +90,7 @@ class SnapshotMaker:
                     f"{open_half.arrivals + sealed.arrivals} arrivals of {scope}, {open_half.arrivals} of them before the cut; "
                     f"observer.min_arrivals is {self._settings.min_arrivals}"
                 )
-            if not open_half.replicas:
-                raise UnfitWindowError(
-                    f"no replica of {scope} was heard of yet: there is no fleet to replay it on"
-                )
+            _require_a_world(open_half, scope)
             return await self._keep(scope, cut.cause, bounds, open_half, sealed if sealed.arrivals else None)
 
     async def recent(self, scope: str, limit: int) -> Sequence[SnapshotReady]:
@@ -148,6 +146,7 @@ class SnapshotMaker:
             error,
             probed=probed,
             routers=self._observatory.routers(start),
+            speeds={beat.replica: beat.step_model for beat in seen.current() if beat.step_model is not None},
             plans=plans.filter(pc.field("scope") == scope),
         )
         return Bounds(start, middle, end), material
@@ -187,3 +186,14 @@ class SnapshotMaker:
             cause,
         )
         return ready
+
+
+def _require_a_world(half: Half, scope: str) -> None:
+    """Raises UnfitWindowError where no policy can be replayed, for want of replicas or of their speed."""
+    try:
+        Fleet.of_snapshot(half.info)
+    except ValueError as error:
+        raise UnfitWindowError(
+            f"policies cannot be replayed on the fleet of {scope}: {error}. An attached server's speed is learned from its first "
+            "requests, or known by its GPU type: router.attach_gpu, worker.attach_gpu"
+        ) from error
