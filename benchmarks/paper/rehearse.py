@@ -40,10 +40,10 @@ from autopoiesis.simulator.workload.window import SnapshotInfo, Window
 from autopoiesis.synthesizer.budget import Budget
 from autopoiesis.synthesizer.budget import Limits as Spend
 from autopoiesis.synthesizer.candidates import Scored
+from autopoiesis.synthesizer.candidates import shipped as seeds
 from autopoiesis.synthesizer.evolution import Evolution
 from autopoiesis.synthesizer.fitness import Bounds
 from autopoiesis.synthesizer.llm import LanguageModel
-from autopoiesis.synthesizer.candidates import shipped as seeds
 from autopoiesis.synthesizer.proposers.llm import Call, LlmProposer
 from autopoiesis.synthesizer.replay import MODULES, Replays
 from autopoiesis.synthesizer.scoring import Plan, WindowScorer
