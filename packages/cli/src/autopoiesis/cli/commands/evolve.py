@@ -10,9 +10,9 @@ from rich.progress import Progress as Bar
 
 from autopoiesis.cli.context import COMMON, Common
 from autopoiesis.cli.output import CommandError, print_json, progress, table
-from autopoiesis.cli.whatif import asked, tables
+from autopoiesis.cli.whatif import asked, options, tables
 from autopoiesis.runtime.settings import SloSettings
-from autopoiesis.simulator.api import LoadUnit, objectives
+from autopoiesis.simulator.api import objectives
 from autopoiesis.simulator.extras import figure_class
 from autopoiesis.synthesizer.fitness import OBJECTIVES
 from autopoiesis.synthesizer.offline import Found, Search
@@ -27,7 +27,7 @@ WIDTH_OF_FILES = 200
 
 def evolve(
     *,
-    trace: Annotated[Path, Parameter(help="Recorded traffic; its format is recognised.")],
+    trace: options.TraceFile,
     fleet: Annotated[str, Parameter(help="Replicas, for instance '2xH100 + 4xL40S' or '2xH100/tp2'.")],
     folder: Annotated[
         Path, Parameter(help="Keeps everything. A second run there goes on where the first was.")
@@ -46,31 +46,19 @@ def evolve(
     objective: Annotated[
         Literal["goodput", "first-token", "pace"], Parameter(help="What fitness is, relative to the start.")
     ] = "goodput",
-    load: Annotated[
-        list[str] | None,
-        Parameter(help="Loads, for instance 0.9 1.0 1.2.", consume_multiple=True, negative=()),
-    ] = None,
-    load_unit: Annotated[
-        LoadUnit, Parameter(help="What load 1 is: the trace as recorded, or the fleet's capacity for it.")
-    ] = "trace",
-    slo: Annotated[
-        list[str] | None,
-        Parameter(
-            help="[CLASS:]ttft=2,tpot=100ms; may repeat. Default: the configured objectives.", negative=()
-        ),
-    ] = None,
+    load: options.Loads = None,
+    load_unit: options.Unit = "trace",
+    slo: options.Slo = None,
     holdout: Annotated[
         float, Parameter(help="Share of the trace, at its end, that is kept from the search.")
     ] = 0.3,
     arrivals: Annotated[
         int, Parameter(help="Newest requests of the rest that candidates are scored on; 0: all.")
     ] = 3000,
-    seconds: Annotated[float | None, Parameter(help="Only the trace's first seconds.")] = None,
-    failed: Annotated[
-        Literal["drop", "keep", "error"], Parameter(help="Rows that recorded a failed request.")
-    ] = "drop",
+    seconds: options.Seconds = None,
+    failed: options.Failed = "drop",
     model: Annotated[str, Parameter(help="Model that the fleet serves: a known name.")] = "Llama-3.1-8B",
-    routers: Annotated[int, Parameter(help="Routers that share the fleet.")] = 1,
+    routers: options.Routers = 1,
     llm_url: Annotated[
         str | None,
         Parameter(help="OpenAI-compatible endpoint that writes policies; default: the configured one."),

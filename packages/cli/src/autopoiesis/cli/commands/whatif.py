@@ -3,7 +3,7 @@
 import os
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -11,16 +11,16 @@ from rich.progress import Progress as Bar
 
 from autopoiesis.cli.context import COMMON, Common
 from autopoiesis.cli.output import CommandError, console, print_json, progress
-from autopoiesis.cli.whatif import asked, tables
+from autopoiesis.cli.whatif import asked, options, tables
 from autopoiesis.runtime.settings import SloSettings
 from autopoiesis.simulator import Comparison, Fleet, Trace, compare
-from autopoiesis.simulator.api import LoadUnit, capacity, objectives
+from autopoiesis.simulator.api import capacity, objectives
 from autopoiesis.simulator.extras import figure_class
 
 
 def whatif(
     *,
-    trace: Annotated[Path, Parameter(help="Recorded traffic; its format is recognised.")],
+    trace: options.TraceFile,
     fleet: Annotated[
         str | None, Parameter(help="Replicas, for instance '2xH100 + 4xL40S' or '2xH100/tp2'.")
     ] = None,
@@ -30,33 +30,17 @@ def whatif(
     shipped: Annotated[
         asked.Shipped, Parameter(help="Shipped policies to compare with: all, the usual rivals, or none.")
     ] = "all",
-    load: Annotated[
-        list[str] | None,
-        Parameter(
-            help="Loads, for instance 0.8 1.0 1.2; more load is more sessions.",
-            consume_multiple=True,
-            negative=(),
-        ),
-    ] = None,
-    load_unit: Annotated[
-        LoadUnit, Parameter(help="What load 1 is: the trace as recorded, or the fleet's capacity for it.")
-    ] = "trace",
-    slo: Annotated[
-        list[str] | None,
-        Parameter(
-            help="[CLASS:]ttft=2,tpot=100ms; may repeat. Default: the configured objectives.", negative=()
-        ),
-    ] = None,
+    load: options.Loads = None,
+    load_unit: options.Unit = "trace",
+    slo: options.Slo = None,
     seeds: Annotated[int, Parameter(help="How many seeds; each draws clients and load scaling anew.")] = 1,
-    seconds: Annotated[float | None, Parameter(help="Only the trace's first seconds.")] = None,
+    seconds: options.Seconds = None,
     warmup: Annotated[float, Parameter(help="Seconds at the start that are simulated but not scored.")] = 0.0,
-    failed: Annotated[
-        Literal["drop", "keep", "error"], Parameter(help="Rows that recorded a failed request.")
-    ] = "drop",
+    failed: options.Failed = "drop",
     model: Annotated[
         str, Parameter(help="Model that the fleet serves: a name, or its config.json.")
     ] = "Llama-3.1-8B",
-    routers: Annotated[int, Parameter(help="Routers that share the fleet.")] = 1,
+    routers: options.Routers = 1,
     spot: Annotated[
         str | None, Parameter(help="Replicas that come and go, for instance '8xL4'; with --membership.")
     ] = None,
