@@ -328,6 +328,7 @@ def print_calibration(found: Calibrated, most: float) -> None:
 async def run(python: str, kept: Kept, record: Path | None, **how: Any) -> None:
     if all(name in kept for name, _, _ in runs_of(how["loads"], how["repeats"])):
         return
+    print("starting four vLLMs", file=sys.stderr, flush=True)
     async with CpuFleet(python, record) as fleet:
         await measure(fleet, kept, **how)
 

@@ -4,8 +4,10 @@ import random
 
 import pytest
 
+from autopoiesis.contracts.messages.fleet import StepModel
 from autopoiesis.contracts.messages.telemetry import StepRecord
 from autopoiesis.simulator.calibrate import NotIdentifiableError, fit_affine
+from autopoiesis.simulator.fleet import steps_of
 
 BASE, PREFILL, KV, SEQUENCE = 8e-3, 1.5e-5, 2e-7, 4e-4
 
@@ -56,3 +58,9 @@ def test_the_level_is_that_of_all_steps_though_long_ones_are_sampled_more_often(
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(NotIdentifiableError, match="3 steps, at least 20"):
         fit_affine(sampled(3, noise=0.0, disturbed=0.0))
+
+
+def test_a_learned_model_that_puts_all_on_the_sequences_can_be_simulated() -> None:
+    learned = StepModel(base_s=0.0, prefill_token_s=1e-4, kv_token_s=0.0, sequence_s=0.005, chunk_tokens=2048)
+    steps = steps_of("a model that nobody knows", "a GPU that nobody knows", carried=learned)
+    assert steps.step([], 4, 1000, 4) == pytest.approx(0.02, rel=1e-3)

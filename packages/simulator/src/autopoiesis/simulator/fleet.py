@@ -233,6 +233,8 @@ def replica_of(
     )
 
 
+LEAST_BASE_S = 1e-6
+"""Of a step, where what was learned of a server puts all on its sequences."""
 UNTOLD_KV_TOKENS = 1 << 22
 """KV capacity of servers that do not tell theirs: it binds nothing, as for the router."""
 
@@ -298,7 +300,7 @@ def steps_of(
         if carried is None:
             raise
         return AffineSteps(
-            carried.base_s * scale,
+            max(LEAST_BASE_S, carried.base_s * scale),
             carried.prefill_token_s * scale,
             carried.kv_token_s * scale,
             carried.sequence_s * scale,
