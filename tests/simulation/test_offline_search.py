@@ -170,5 +170,7 @@ def test_the_command_searches_and_says_what_is_wrong(
     assert "kept in" in capsys.readouterr().out
     assert run([*words, "--seed", "5"]) == 2
     assert "holds another search (seed differ)" in capsys.readouterr().err
+    assert run([*words, "--start", "nope"]) == 2
+    assert "--start nope: No such file or directory; give a file, or a shipped one" in capsys.readouterr().err
     assert run([*words, "--no-mutator"]) == 2
     assert "needs both --llm-url and --llm-model" in capsys.readouterr().err

@@ -26,7 +26,11 @@ app.command(up.up)
 app.command(demo.demo)
 app.command(load.load)
 app.command(whatif.whatif)
-app.command("autopoiesis.cli.commands.evolve:evolve", name="evolve")  # lazy: it loads a model's client
+app.command(  # by name: loaded when it is asked for, with the client of language models
+    "autopoiesis.cli.commands.evolve:evolve",
+    name="evolve",
+    help="Evolve a dispatch policy on recorded traffic, without services, and compare it on traffic it never saw.",
+)
 app.command(status.status)
 app.command(doctor.doctor)
 app.command(policy.app, name="policy")

@@ -99,7 +99,7 @@ def evolve(
         arrivals=arrivals,
         calls=calls,
     )
-    (first,) = asked.policies([start], "none").values()
+    (first,) = asked.policies([start], "none", option="--start").values()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bar(*columns, console=progress, transient=True) as bar:
         task = bar.add_task("scoring the seeds", total=candidates)

@@ -36,7 +36,7 @@ def traffic(path: Path, failed: Literal["drop", "keep", "error"], seconds: float
     return part
 
 
-def policies(given: Sequence[str], shipped: Shipped) -> dict[str, str]:
+def policies(given: Sequence[str], shipped: Shipped, *, option: str = "--policy") -> dict[str, str]:
     """Source by label: the shipped ones, then those given (files or shipped names), each verified. Raises CommandError."""
     every = library.names("dispatch", every=True)
     named = {"all": every, "rivals": library.names("dispatch"), "none": ()}[shipped]
@@ -51,12 +51,12 @@ def policies(given: Sequence[str], shipped: Shipped) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise CommandError(
-                f"--policy {item}: {reason}; give a file, or a shipped one of {', '.join(every)}"
+                f"{option} {item}: {reason}; give a file, or a shipped one of {', '.join(every)}"
             ) from error
         try:
             compile_policy(text, "dispatch")
         except PolicyError as error:
-            raise CommandError(f"--policy {item}: {error}") from error
+            raise CommandError(f"{option} {item}: {error}") from error
         out[file.stem if file.stem not in out else item] = text
     if not out:
         raise CommandError("--shipped none leaves no policy: name some with --policy")

@@ -15,7 +15,7 @@ from autopoiesis.policy.language.report import Problems
 
 ALLOWED = frozenset({*grammar.STATEMENTS, *grammar.EXPRESSIONS, *grammar.OPERATORS, ast.arguments, ast.arg})
 ELSEWHERE = {
-    "print": "nothing: `autopoiesis policy run` shows what a policy decides",
+    "print": "leave it out; `autopoiesis policy run` shows what a policy decides",
     "map": "a comprehension",
     "filter": "a comprehension with `if`",
     "isinstance": "`is None`; fields have one type each",
