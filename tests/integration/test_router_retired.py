@@ -45,7 +45,7 @@ async def test_nobody_notices_that_the_whole_fleet_was_replaced(nats_url: str, w
             await wait_for(lambda: one.stats().running + other.stats().running == REQUESTS)
 
         async def all_wait() -> bool:
-            return (await router.state())["queue"] == {MODEL: REQUESTS}
+            return bool((await router.state())["queue"] == {MODEL: REQUESTS})
 
         await wait_for(all_wait)
         async with replicas(nats_url, third=engine("third")):

@@ -83,6 +83,8 @@ class Nobody:
 
     def resumed(self, flight: Flight, reason: str) -> None: ...
 
+    def hedged(self, flight: Flight, loser: Flight, result: str) -> None: ...
+
     def ended(self, flight: Flight, now: float) -> None: ...
 
     def fault(self, fault: ev.Fault) -> None:
@@ -103,6 +105,10 @@ class Client:
 
     def write(self, data: bytes) -> None:
         self.written.append(data)
+
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
 
     def answered(self, *, close: bool) -> None:
         self.over.set()
