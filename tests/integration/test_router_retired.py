@@ -11,7 +11,7 @@ from served_replicas import MODEL, PATIENT, replicas
 from autopoiesis.worker.engines.simulated import SimulatedEngine, SimulatedOptions
 
 WaitFor = Callable[..., Awaitable[None]]
-REQUESTS, OUTPUT = 8, 300
+REQUESTS, OUTPUT = 4, 400
 
 
 def engine(name: str) -> SimulatedEngine:
