@@ -24,9 +24,9 @@ from autopoiesis.simulator.workload.snapshot import write_snapshot
 from autopoiesis.simulator.workload.window import SnapshotInfo
 from autopoiesis.store import BlobStore, Store, provision
 from autopoiesis.synthesizer.app import language_model
+from autopoiesis.synthesizer.candidates import shipped
 from autopoiesis.synthesizer.cycle import Cycle
 from autopoiesis.synthesizer.llm import LanguageModel
-from autopoiesis.synthesizer.memory import shipped
 from autopoiesis.synthesizer.preview import show_prompt
 from autopoiesis.synthesizer.replay import MODULES
 from autopoiesis.synthesizer.settings import LlmSettings, SynthesizerSettings

@@ -271,7 +271,7 @@ def test_what_is_known_of_a_servers_speed_by_now_counts_from_the_start():
     found = half(material, 100.0, 200.0)
     fleet = SimulatedFleet.of_snapshot(found.info)
     assert [spec.steps.step([], 1, 0, 1) for spec in fleet.replicas] == [pytest.approx(0.01)]
-    assert [change.spec.name for change in fleet.changes] == ["b~0"]
+    assert [(change.kind, change.replica) for change in fleet.changes] == [("join", "b~0")]
     assert fleet.replicas[0].config.kv_capacity_tokens > 1_000_000, "it tells none: that is no want of room"
     with pytest.raises(ValueError, match="unknown GPU type"):
         SimulatedFleet.of_snapshot(half(replace(material, speeds={}), 100.0, 200.0).info)
