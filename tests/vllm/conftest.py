@@ -104,6 +104,7 @@ def world(
         VLLM_PYTHON=vllm_python,
         VLLM_ARGS=ARGUMENTS + TOOLS,
         VLLM_CHECKPOINTS=json.dumps(checkpoints),
+        VLLM_SLEEPERS="1",  # which the processor cannot, so that they end
     ) as running:
         yield running
 
