@@ -126,6 +126,11 @@ def overhead(requests: Sequence[RequestSample], steps: AffineSteps) -> float:
     return max(0.0, statistics.median(late))
 
 
+def noise(values: Sequence[float]) -> float:
+    """Widest difference over the mean; unknown where there is one value."""
+    return (max(values) - min(values)) / statistics.fmean(values) if len(values) > 1 else math.nan
+
+
 class Measured(msgspec.Struct):
     """One run: its requests, and the steps that the engine told of."""
 
@@ -197,7 +202,7 @@ def report(most: float, runs: Runs) -> dict[str, object]:
             values = [figures[name] for figures in real]
             errors = [mine[name] / its[name] - 1 for mine, its in zip(ours, real, strict=True)]
             keys[f"{name}_err"] = statistics.median(errors)
-            keys[f"{name}_noise"] = (max(values) - min(values)) / statistics.fmean(values)
+            keys[f"{name}_noise"] = noise(values)
             print(
                 f"{load:6.0%} {kind:>9} {name:>5} {statistics.fmean(values):11.4f}"
                 f" {statistics.fmean(mine[name] for mine in ours):12.4f}"
@@ -205,7 +210,7 @@ def report(most: float, runs: Runs) -> dict[str, object]:
             )
         paces = [pace(requests, steps, late) for requests in repeats]
         keys["pace_err"] = 1 / statistics.median(paces) - 1
-        keys["pace_noise"] = (max(paces) - min(paces)) / statistics.fmean(paces)
+        keys["pace_noise"] = noise(paces)
         print(f"{load:6.0%} {kind:>9} {'pace':>5} {'':24} {keys['pace_err']:8.1%} {keys['pace_noise']:7.1%}")
         result[f"{load:g}"] = {**keys, "requests": sum(map(len, repeats))}
     return result
