@@ -6,7 +6,7 @@ model is moved only where that shortens the serving time by more than terminatin
 
 API = 1
 
-HORIZON = 1.6
+HORIZON = 1.8
 # (concurrency, output tokens) of the load of small models that alternates with the one of large models, by model
 HINT = ((960, 4096), (480, 3072), (288, 6144), (64, 2048), (32, 1536), (16, 1280))
 # (slack of the first makespan, how many of the heaviest models stay, up to which the others only shrink)
@@ -32,11 +32,19 @@ def schedule(ctx):
     span = ctx.toolkit.makespan(best) if best else math.inf
     if span < math.inf and similar(ctx, ctx.last.models) and same_fleet(ctx, ctx.last.gpus):
         return best
-    if same_fleet(ctx, ctx.last.gpus):
-        again = recalled(ctx)
-        if again and HORIZON * ctx.toolkit.makespan(again) + ctx.toolkit.reconfigure_time(ctx.plan, again) < HORIZON * span:
-            return again
     least = HORIZON * span
+    tried = []
+    for entry in reversed(ctx.history):
+        if entry.plan and similar(ctx, entry.models) and list(entry.plan) not in tried and len(tried) < 4:
+            tried.append(list(entry.plan))
+            again = balanced(ctx, entry.plan)
+            if again:
+                score = HORIZON * ctx.toolkit.makespan(again) + ctx.toolkit.reconfigure_time(ctx.plan, again)
+                if score < least:
+                    best, least = again, score
+                    span = ctx.toolkit.makespan(again)
+                    if same_fleet(ctx, entry.gpus):
+                        return best
     floor = least_time(ctx)
     old = counts(ctx.plan)
     for a, b in PAIRS:
@@ -52,7 +60,7 @@ def schedule(ctx):
                         best, least, span = plan, score, ctx.toolkit.makespan(plan)
     if not best:
         return first(ctx, order)
-    return best
+    return balanced(ctx, best) or best
 
 
 def first(ctx, order):
@@ -217,12 +225,6 @@ def same_fleet(ctx, gpus):
     return all(had.get(pool.type, -1) == pool.count for pool in ctx.gpus)
 
 
-def recalled(ctx):
-    """The plan that was in force at the last step of a load like this one, balanced anew; empty if there was none."""
-    for entry in reversed(ctx.history):
-        if entry.plan and similar(ctx, entry.models):
-            return balanced(ctx, entry.plan)
-    return []
 
 
 def balanced(ctx, force):
@@ -261,7 +263,14 @@ def balanced(ctx, force):
 
 
 def pack(ctx, deadline, old, leave, go, seconds, gap):
-    """A plan that meets the deadline, by a small integer program; empty if there is none.
+    """A plan that meets the deadline, empty if there is none; fractional counts are tried first."""
+    if not program_of(ctx, deadline, old, leave, go, seconds, gap, False):
+        return []
+    return program_of(ctx, deadline, old, leave, go, seconds, gap, True)
+
+
+def program_of(ctx, deadline, old, leave, go, seconds, gap, whole):
+    """A plan that meets the deadline, by a small integer program; empty if there is none. Not `whole`: just whether there may be.
 
     Only models of `leave` may lose replicas of `old`, only those of `go` may gain some.
     """
@@ -289,7 +298,7 @@ def pack(ctx, deadline, old, leave, go, seconds, gap):
                     if low > 0:
                         return []
                     continue
-                v = program.variable(low, high, dear * tp)
+                v = program.variable(low, high, dear * tp, integer=whole)
                 terms[v] = batch
                 use[pool.type][v] = tp
                 chosen.append((v, model, pool.type, tp, batch))
@@ -309,7 +318,7 @@ def pack(ctx, deadline, old, leave, go, seconds, gap):
     for v in slack:
         if x[v] > 0.001:
             return []
-    return built(chosen, x)
+    return built(chosen, x) if whole else [1]
 
 
 def built(chosen, x):
