@@ -5,7 +5,7 @@
     python infra/compiled.py --check          # whether .venv-compiled is there and of today's sources; exit status 1 if not
 
 Compiled are copies, never what lies in the checkout: an edited source is always what `.venv` runs. Needs a C compiler, Python's
-headers, mypy and setuptools.
+headers, mypy and setuptools; exit status 3 where one of them is missing.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def main() -> int:
         return 0 if current() else 1
     if lacks := missing():
         print(f"not compiled: {', '.join(lacks)} missing; all runs interpreted as it is", file=sys.stderr)
-        return 1
+        return 3
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
         site = environment() if given.into is None else given.into
