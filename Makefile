@@ -42,7 +42,7 @@ test-vllm: setup
 	@$(MAKE) --no-print-directory $(VLLM_STAMP)
 	@test ! -f $(VLLM_STAMP) || AUTOPOIESIS_TEST_VLLM_PYTHON=$(CURDIR)/$(VLLM_VENV)/bin/python $(BIN)/pytest tests/vllm $(ARGS)
 
-# Dispatch and simulator as C, in an environment that runs everything else from this one. Edited sources are never shadowed in .venv.
+# Hot modules of dispatch, simulator and router as C, in an environment that runs everything else from this one. Edited sources are never shadowed in .venv.
 compiled: setup
 	$(BIN)/python infra/compiled.py
 

@@ -1,4 +1,4 @@
-"""Compile the hot modules of dispatch and simulator to C with mypyc: the same sources, the same results, less time.
+"""Compile the hot modules of dispatch, simulator and router to C with mypyc: the same sources, the same results, less time.
 
     python infra/compiled.py                  # makes .venv-compiled on top of the environment that runs this
     python infra/compiled.py --into SITE      # into a site-packages folder that holds the packages already
@@ -23,12 +23,16 @@ from typing import Final
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 ENVIRONMENT: Final = REPOSITORY / ".venv-compiled"
-WITH_TYPES: Final = ("contracts", "policy")
+WITH_TYPES: Final = ("contracts", "policy", "runtime")
 """Packages whose types the compiled ones use."""
 COMPILED: Final = {
     "dispatch": (
         "admission budget chance control core deciding estimators fleet handover holding latency learning lengths models names "
         "parties prefix queue replicas strikes traffic workflows"
+    ),
+    "router": (
+        "admission auth breaker errors fleet flight hedging histogram http/exchange http/sse identity metrics orders prompts records "
+        "reporting serving tracing transports/attached transports/both transports/client transports/direct upload"
     ),
     "simulator": (
         "batch lookahead prefix replica steptime requests/engines requests/membership requests/transfers requests/world"
@@ -42,7 +46,8 @@ FLAGS: Final = ("-ffp-contract=off",)
 
 
 def sources(package: str) -> Path:
-    return REPOSITORY / "packages" / package / "src" / "autopoiesis" / package
+    kind = "packages" if (REPOSITORY / "packages" / package).exists() else "services"
+    return REPOSITORY / kind / package / "src" / "autopoiesis" / package
 
 
 def missing() -> list[str]:

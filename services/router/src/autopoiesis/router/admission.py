@@ -38,7 +38,8 @@ class Admission:
         self._identities = identities
         self._fleet = fleet
         self._key = key
-        self._ids = (f"{incarnation}{number:08x}" for number in count(1))
+        self._incarnation = incarnation
+        self._numbers = count(1)
         self.max_body_bytes = max_body_bytes
         self.draining = False
         """Set when the process stops: nothing is admitted any more."""
@@ -76,7 +77,7 @@ class Admission:
             )
         identity = self._identities.read(headers, tenant)
         return Flight(
-            next(self._ids),
+            f"{self._incarnation}{next(self._numbers):08x}",
             read,
             identity,
             msgspec.Raw(body),

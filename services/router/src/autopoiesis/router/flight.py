@@ -40,20 +40,12 @@ class Reader(Protocol):
         """What comes next for the client; a Finished or an ApiError is the last. Neither waits nor raises."""
 
 
-class Flight(msgspec.Struct, eq=False):
+class Flight:
     """Filled by `Serving`; the HTTP side only reads items. Times are seconds on the clock of `Serving`."""
 
-    request_id: str
-    intake: Intake
-    identity: Identity
-    body: msgspec.Raw
-    max_tokens: int
-    block_hashes: tuple[int, ...] = ()
     arrival: float = 0.0
     arrival_unix: float = 0.0
     deadline: float = 0.0
-    ticket: str = ""
-    """Its name at the dispatcher; each time it goes on elsewhere it is a new arrival there."""
     wire: str = ""
     """Its name at the replica; each attempt has another."""
     sent: float | None = None
@@ -86,23 +78,17 @@ class Flight(msgspec.Struct, eq=False):
     error: str = ""
     refusal: ApiError | None = None
     """What the last replica said that would not take it."""
-    resumable: bool = False
-    """What the client has is known token by token, so that another replica can go on behind it."""
     resumes: int = 0
     """How often it went on elsewhere because a replica failed; `moves` counts those that were retired as well."""
     moves: int = 0
-    token_ids: list[int] = []
-    """What the client has."""
     verbatim: bool = False
     """The client gets the server's own events, its last ones included."""
     on_room: Callable[[], None] | None = None
     """Set while the replica is held back."""
     span: Span | None = None
     send_span: Span | None = None
-    reader: Reader | None = None
     held: bool = False
     """Its client takes nothing for now."""
-    unread: list[Item] = []
     rival: Flight | None = None
     """The other attempt of the same request, while both run; whichever has a token first goes on."""
     upload: Upload | None = None
@@ -110,9 +96,29 @@ class Flight(msgspec.Struct, eq=False):
     shadow: bool = False
     """It is the second attempt, of which its client does not know."""
 
-    def __post_init__(self) -> None:
-        self.ticket = self.request_id
-        self.resumable = self.intake.resumable
+    def __init__(
+        self,
+        request_id: str,
+        intake: Intake,
+        identity: Identity,
+        body: msgspec.Raw,
+        max_tokens: int,
+        block_hashes: tuple[int, ...] = (),
+    ) -> None:
+        self.request_id = request_id
+        self.intake = intake
+        self.identity = identity
+        self.body = body
+        self.max_tokens = max_tokens
+        self.block_hashes = block_hashes
+        self.ticket = request_id
+        """Its name at the dispatcher; each time it goes on elsewhere it is a new arrival there."""
+        self.resumable = intake.resumable
+        """What the client has is known token by token, so that another replica can go on behind it."""
+        self.token_ids: list[int] = []
+        """What the client has."""
+        self.reader: Reader | None = None
+        self.unread: list[Item] = []
 
     @property
     def open(self) -> bool:
@@ -161,22 +167,19 @@ class Flight(msgspec.Struct, eq=False):
 
     def second(self) -> Flight:
         """Another attempt of this request, in a race with this one."""
-        self.rival = Flight(
+        shadow = Flight(
             f"{self.request_id}-hedge",
             self.intake,
             self.identity,
             self.body,
             self.max_tokens,
             self.block_hashes,
-            arrival=self.arrival,
-            arrival_unix=self.arrival_unix,
-            deadline=self.deadline,
-            last_item=self.last_item,
-            span=self.span,
-            rival=self,
-            shadow=True,
         )
-        return self.rival
+        shadow.arrival, shadow.arrival_unix = self.arrival, self.arrival_unix
+        shadow.deadline, shadow.last_item = self.deadline, self.last_item
+        shadow.span, shadow.rival, shadow.shadow = self.span, self, True
+        self.rival = shadow
+        return shadow
 
     def trade(self, other: Flight) -> None:
         """Each goes on as what the other was to dispatcher and replica."""

@@ -104,7 +104,6 @@ class Exchange:
     disconnected = False
     _visit = _NOBODY
     _flight: Flight | None = None
-    _answer: sse.Answer | sse.Verbatim | None = None
     _upload: Upload | None = None
     _unread = False
     """Its body, of at most `_limit` bytes, goes on as it comes."""
@@ -142,6 +141,7 @@ class Exchange:
         self._client = client
         self._chunked = chunked
         self._expects = expects
+        self._answer: sse.Answer | sse.Verbatim | None = None
         self._pieces: list[bytes] = []
         self._limit = desk.admission.max_body_bytes
         self._most = _LINGER * self._limit

@@ -12,6 +12,7 @@ import msgspec
 from autopoiesis.contracts.messages.infer import Failed, FailureCode, Finished, FinishReason, Generate
 from autopoiesis.router.transports.attached import AttachedServer
 from autopoiesis.router.transports.client import Call
+from autopoiesis.router.transports.events import Event, decode_event
 from autopoiesis.router.transports.port import Opening, Passage, Replies
 from autopoiesis.router.upload import Upload
 from autopoiesis.runtime.servers import protocol
@@ -20,35 +21,6 @@ from autopoiesis.runtime.servers.protocol import ServerError, Usage
 KEY: Final = "router.attach_key"
 DONE: Final = b"data: [DONE]\n\n"
 
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw()
-
-
-class _Choice(msgspec.Struct, gc=False):
-    delta: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-
-    @property
-    def says(self) -> bool:
-        delta = self.delta
-        if delta is None:
-            return bool(self.text)
-        return bool(delta.content or delta.reasoning_content or delta.tool_calls)
-
-
-class _Event(msgspec.Struct):
-    """What the router reads of a stream's event."""
-
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-
-_event = msgspec.json.Decoder(_Event)
 
 _PLAIN: Final = b'"finish_reason":null'
 _ODD: Final = re.compile(rb'"content":""|"text":""|"usage":\{|"error":[^n]|\r').search
@@ -282,7 +254,7 @@ class _Exchange:
                 self._done = True
                 continue
             try:
-                event = _event.decode(data)
+                event = decode_event(data)
             except msgspec.MsgspecError:
                 continue  # not of OpenAI's form: the client's to read
             for choice in event.choices:
@@ -324,12 +296,12 @@ class _Exchange:
             self._finished(None, None, content=body, content_type=self._type)
             return
         try:
-            event = _event.decode(body)
+            event = decode_event(body)
         except msgspec.MsgspecError as error:
             if self._generate.endpoint != "passthrough":
                 self.fail(ServerError("internal", f"the server's answer is not OpenAI JSON: {error}"))
                 return
-            event = _Event()
+            event = Event()
         for choice in event.choices:
             if choice.finish_reason:
                 self._reason = protocol.known_reason(choice.finish_reason)
