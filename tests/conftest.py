@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from autopoiesis.runtime import embedded
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 """Examples take as long as they take: a busy machine is no failure."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Condition = Callable[[], object]
 FAST_POSTGRES = {

@@ -134,10 +134,13 @@ async def test_ended_while_it_starts_it_leaves_nothing(
     with subprocess.Popen(  # noqa: ASYNC220 - returns at once
         argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
-        await until((data / "logs" / f"{begun}.log").exists)
-        assert len(using(data)) > 1
-        process.send_signal(number)
-        printed, _ = await asyncio.to_thread(process.communicate, timeout=60)
+        try:
+            await until((data / "logs" / f"{begun}.log").exists)
+            assert len(using(data)) > 1
+            process.send_signal(number)
+            printed, _ = await asyncio.to_thread(process.communicate, timeout=60)
+        finally:
+            process.kill()  # else leaving this block waits for it, whatever went wrong
     assert printed == b"", "it said that it is up"
     assert process.returncode != 0
     assert not using(data)
