@@ -104,6 +104,9 @@ def environment() -> Path:
     site = site_of(ENVIRONMENT)
     below = sysconfig.get_path("purelib")
     (site / "autopoiesis-interpreted.pth").write_text(f"import site; site.addsitedir({below!r})\n")
+    server = Path(sys.executable).with_name("nats-server")  # looked for beside the interpreter
+    if server.exists():
+        (ENVIRONMENT / "bin" / server.name).symlink_to(server)
     return site
 
 
