@@ -20,6 +20,8 @@ from autopoiesis.runtime.embedded import free_port
 from autopoiesis.runtime.embedded.nats import find_nats_server
 
 HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+COMPILED = REPOSITORY / ".venv-compiled/bin/python"
 INSTALL_S = 900.0
 LITELLM_KEY = "sk-benchmark-key-0123456789abcdef"
 
@@ -114,7 +116,9 @@ def nats(stage: Stage, name: str) -> tuple[subprocess.Popen[str], str]:
     ), f"nats://127.0.0.1:{port}"
 
 
-def router(stage: Stage, name: str, bus: str, settings: Mapping[str, str]) -> Running:
+def router(
+    stage: Stage, name: str, bus: str, settings: Mapping[str, str], python: str = sys.executable
+) -> Running:
     """Ours with policy, telemetry, metrics and API keys on."""
     port, file = free_port(), stage.directory / f"{name}-keys.json"
     key, text = keys.create("benchmark", scopes=("inference",))
@@ -126,26 +130,43 @@ def router(stage: Stage, name: str, bus: str, settings: Mapping[str, str]) -> Ru
         "AUTOPOIESIS_ROUTER_KEYS": str(file),
         **settings,
     }
-    process = stage.start(name, [sys.executable, "-m", "autopoiesis.router"], env)
+    process = stage.start(name, [python, "-m", "autopoiesis.router"], env)
     return Running(name, f"http://127.0.0.1:{port}", text, {"router": process})
 
 
-def ours_direct(stage: Stage) -> Running:
-    bus_server, bus = nats(stage, "ours-direct")
-    running = router(stage, "ours-direct", bus, {"AUTOPOIESIS_ROUTER_ATTACH": json.dumps(stage.urls)})
+def ours_direct(stage: Stage, name: str = "ours-direct", python: str = sys.executable) -> Running:
+    bus_server, bus = nats(stage, name)
+    running = router(stage, name, bus, {"AUTOPOIESIS_ROUTER_ATTACH": json.dumps(stage.urls)}, python)
     running.parts["nats"] = bus_server
     return running
 
 
-def ours_over_nats(stage: Stage) -> Running:
-    bus_server, bus = nats(stage, "ours-over-nats")
+def ours_over_nats(stage: Stage, name: str = "ours-over-nats", python: str = sys.executable) -> Running:
+    bus_server, bus = nats(stage, name)
     worker = stage.python("worker.py", "--bus", bus, "--count", str(len(stage.urls)), pipe=True)
     assert worker.stdout is not None
     if worker.stdout.readline().strip() != "ready":
         raise Skipped("our mock worker did not start; see worker.log")
-    running = router(stage, "ours-over-nats", bus, {})
+    running = router(stage, name, bus, {}, python)
     running.parts |= {"nats": bus_server, "worker": worker}
     return running
+
+
+def is_compiled_current() -> bool:
+    """Whether `make compiled` has made an environment of today's sources."""
+    check = [sys.executable, str(REPOSITORY / "infra/compiled.py"), "--check"]
+    return not subprocess.run(check, check=False).returncode
+
+
+def compiled(name: str, start: Callable[[Stage, str, str], Running]) -> Callable[[Stage], Running]:
+    """The same with compiled modules in the router."""
+
+    def start_compiled(stage: Stage) -> Running:
+        if not is_compiled_current():
+            raise Skipped("no environment of today's sources (make compiled)")
+        return start(stage, name, str(COMPILED))
+
+    return start_compiled
 
 
 def vllm_router(policy: str) -> Callable[[Stage], Running]:
@@ -232,7 +253,9 @@ def _peer(stage: Stage, name: str, port: int, argv: list[str], key: str = "") ->
 ALL: Mapping[str, Callable[[Stage], Running]] = {
     "floor": floor,
     "ours-direct": ours_direct,
+    "ours-direct-compiled": compiled("ours-direct-compiled", ours_direct),
     "ours-over-nats": ours_over_nats,
+    "ours-over-nats-compiled": compiled("ours-over-nats-compiled", ours_over_nats),
     "vllm-router-round_robin": vllm_router("round_robin"),
     "vllm-router-cache_aware": vllm_router("cache_aware"),
     "sglang-router-round_robin": sglang_router("round_robin"),

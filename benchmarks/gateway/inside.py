@@ -1,7 +1,8 @@
 """What a request costs inside the router, without kernel and bus: every byte is handed over in this process.
 
 `python benchmarks/gateway/inside.py whole|stream [--profile 40]` prints microseconds of thread time per request, the least over
-rounds; with `--profile` also the parts and functions that take them, and how often each is called for one request.
+rounds, and where `make compiled` has made an environment of today's sources those of compiled modules as well; with `--profile` the
+parts and functions that take them, and how often each is called for one request (interpreted ones: compiled ones are not seen).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import cProfile
 import gc
 import pstats
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +29,11 @@ from uvicorn.server import ServerState
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import contenders
 import engines
 import load
 
-from autopoiesis.router import app, keys, passthrough
+from autopoiesis.router import app, keys, passthrough, serving
 from autopoiesis.router.http.front import Front
 from autopoiesis.router.link import Link
 from autopoiesis.router.settings import RouterSettings
@@ -86,7 +89,8 @@ class Inside:
         self.waiting: list[client.Connection] = []
         for server in self.servers:
             server.models, server.state = {engines.MODEL: server.name}, "ready"
-            server.pool.connect = self._connect(server.pool)  # type: ignore[method-assign, assignment]
+            for _ in range(CLIENTS):
+                server.pool.release(self._connection(server.pool))
         wanted = partial(passthrough.wanted, own.passthrough, True)
         config = uvicorn.Config(self.router.app, lifespan="off", log_config=None)
         config.load()
@@ -104,13 +108,10 @@ class Inside:
         for one in self.clients:
             one.connection_made(cast("Any", Wire(self.written.append)))
 
-    def _connect(self, pool: client.Pool) -> Callable[[client.Call], None]:
-        def connect(call: client.Call) -> None:
-            connection = client.Connection(pool)
-            connection.connection_made(cast("Any", Wire(lambda _: self.waiting.append(connection))))
-            connection.begin(call)
-
-        return connect
+    def _connection(self, pool: client.Pool) -> client.Connection:
+        connection = client.Connection(pool)
+        connection.connection_made(cast("Any", Wire(lambda _: self.waiting.append(connection))))
+        return connection
 
     async def serve(self, requests: list[bytes], answer: list[bytes], count: int) -> None:
         """`count` requests, always `CLIENTS` of them in step."""
@@ -131,6 +132,10 @@ class Inside:
         self.written.clear()
 
 
+def is_compiled() -> bool:
+    return not serving.__file__.endswith(".py")
+
+
 async def main(kind: str, functions: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         inside = Inside(Path(directory))
@@ -148,7 +153,8 @@ async def main(kind: str, functions: int) -> None:
         began = time.thread_time()
         await serve()
         least = min(least, (time.thread_time() - began) / count)
-    print(f"{kind}: {least * 1e6:.1f} µs of CPU per request")
+    modules = "compiled" if is_compiled() else "interpreted"
+    print(f"{kind}: {least * 1e6:.1f} µs of CPU per request, {modules}", flush=True)
     if functions:
         with cProfile.Profile(time.thread_time) as profile:
             await serve()
@@ -208,3 +214,5 @@ if __name__ == "__main__":
     parser.add_argument("--profile", type=int, default=0, metavar="FUNCTIONS")
     arguments = parser.parse_args()
     uvloop.run(main(arguments.kind, arguments.profile))
+    if not arguments.profile and not is_compiled() and contenders.is_compiled_current():
+        subprocess.run([str(contenders.COMPILED), *sys.argv], check=True)

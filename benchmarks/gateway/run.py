@@ -5,6 +5,9 @@
 Contenders run side by side and are measured in turn, round after round; CPU figures are medians over rounds of the process
 time of the router's own process (so they hold on a busy machine; latencies and rates do so only as ratios). Peers are
 installed from PyPI into environments of their own under `--peers`; what does not install is skipped, and said to be.
+
+Where `make compiled` has made an environment of today's sources, our router runs in both: `cpu_us_KEY` and `ratio_KEY` are then the
+compiled router's, with `…_interpreted` beside. Without it they are the interpreted router's, and there is no other.
 """
 
 from __future__ import annotations
@@ -163,8 +166,15 @@ def _row(measured: tuple[Running, Samples], mocks: subprocess.Popen[str], option
 
 def ratios(rows: list[Row]) -> Row:
     """The figures by which we are judged; none where that contender is missing."""
-    ours = next((row for row in rows if row["name"] == "ours-direct"), None)
-    whole_path = next((row for row in rows if row["name"] == "ours-over-nats"), None)
+    interpreted = _ratios(rows, "")
+    if not any(row["name"] == "ours-direct-compiled" for row in rows):
+        return interpreted
+    return _ratios(rows, "-compiled") | {f"{key}_interpreted": value for key, value in interpreted.items()}
+
+
+def _ratios(rows: list[Row], variant: str) -> Row:
+    ours = next((row for row in rows if row["name"] == f"ours-direct{variant}"), None)
+    whole_path = next((row for row in rows if row["name"] == f"ours-over-nats{variant}"), None)
     rust = [row for row in rows if row["peer"] and row["name"] != "litellm"]
     slow = next((row for row in rows if row["name"] == "litellm"), None)
     found: Row = {}
