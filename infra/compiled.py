@@ -38,7 +38,7 @@ COMPILED: Final = {
         "batch lookahead prefix replica steptime requests/engines requests/membership requests/transfers requests/world"
     ),
 }
-"""Left out is what makes no difference (settings, records, all that NumPy does) and what mypyc does not compile as CPython would:
+"""Left out is what makes no difference (settings, all that NumPy does) and what mypyc does not compile as CPython would:
 msgspec structs, whose options it drops.
 """
 FLAGS: Final = ("-ffp-contract=off",)
