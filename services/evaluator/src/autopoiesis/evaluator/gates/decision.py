@@ -60,7 +60,7 @@ class Decision:
         settings, found = self._settings, case.findings
         if found.gain.low <= settings.min_gain:
             return (
-                f"gain {found.gain.gain:+.1%} is not certain: "
+                f"gain {found.gain.gain:+.1%} is not certain to be above {settings.min_gain:.1%}: "
                 f"{found.gain.low:+.1%} to {found.gain.high:+.1%} at {found.confidence:.1%} confidence"
             )
         if found.faults > settings.max_faults:
