@@ -164,7 +164,7 @@ def control_plane(given: argparse.Namespace, start: str, base_url: str) -> dict[
             "EVALUATOR_INITIAL_PLAN": start,
             "EVALUATOR_LOADS": [1.0],
             "EVALUATOR_SEEDS": 1,
-            "EVALUATOR_PLAN_BLOCK_S": 3 * bucket,
+            "EVALUATOR_PLAN_BLOCK_S": bucket,
             "EVALUATOR_PARALLEL": 1,
         },
     }
